@@ -1,0 +1,163 @@
+"""The command line: `raycap <stage>`; reads options, runs the stage, says what came of it. Nothing else."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from raycap.errors import InputError, RaycapError
+from raycap.progress import say
+
+if TYPE_CHECKING:
+    from raycap.caption import CaptionResult
+    from raycap.evaluate import EvaluateResult
+    from raycap.extract import ExtractResult
+    from raycap.prepare import PrepareResult
+    from raycap.train import TrainResult
+
+_STAGES: Mapping[str, tuple[str, str]] = {
+    "prepare": ("PrepareConfig", "caption files and a photo folder: manifest, captions, tokenizer"),
+    "extract": ("ExtractConfig", "a feature for each photo, with Ray Data"),
+    "train": ("TrainConfig", "the merge model, with Ray Train"),
+    "evaluate": ("EvaluateConfig", "captions of a split and their BLEU scores, with Ray Data"),
+    "caption": ("CaptionConfig", "captions of new photos, with Ray Data"),
+    "demo": ("DemoConfig", "all of it, on a built-in dataset"),
+}
+_EXIT_FAILED, _EXIT_INPUT, _EXIT_INTERRUPTED = 1, 2, 130
+
+_HELP = """usage: raycap STAGE [OPTIONS]
+
+Train a photo captioner and run it over very many photos, on Ray.
+
+stages:
+{stages}
+
+raycap STAGE --help lists a stage's options.
+--debug shows where an error comes from; --verbose, what Ray and its workers log.
+Exit codes: 0 done, 1 failed, 2 wrong input or options, 130 interrupted."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code.
+
+    Args:
+        arguments: without the program's name; by default, this process's.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    if "--verbose" in given:
+        os.environ["RAYCAP_VERBOSE"] = "1"
+    given = [each for each in given if each not in {"--debug", "--verbose"}]
+    if not given or given[0] in {"-h", "--help", "help"}:
+        print(_help())
+        return 0 if given else _EXIT_INPUT
+    if given[0] == "--version":
+        from raycap import __version__
+
+        print(f"raycap {__version__}")
+        return 0
+    try:
+        return _run(given[0], given[1:])
+    except RaycapError as error:
+        if debug:
+            raise
+        say(f"raycap {given[0]}: {error}")
+        return _EXIT_INPUT if isinstance(error, InputError) else _EXIT_FAILED
+    except KeyboardInterrupt:
+        say(f"raycap {given[0]}: interrupted; the same command goes on from here")
+        return _EXIT_INTERRUPTED
+
+
+def _help() -> str:
+    return _HELP.format(stages="\n".join(f"  {name:<10}{help_text}" for name, (_, help_text) in _STAGES.items()))
+
+
+def _run(stage: str, options: Sequence[str]) -> int:
+    if stage not in _STAGES:
+        import difflib
+
+        near = difflib.get_close_matches(stage, _STAGES, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; choose one of {', '.join(_STAGES)}"
+        raise InputError(f"there is no stage {stage!r}{hint}")
+    import tyro
+
+    from raycap import config as configs
+
+    config = tyro.cli(getattr(configs, _STAGES[stage][0]), prog=f"raycap {stage}", args=list(options))
+    if stage == "caption":
+        return _caption(config)
+    function: Callable[[Any], Any] = getattr(importlib.import_module(f"raycap.{stage}"), stage)
+    result = function(config)
+    if stage in _SAY:
+        print(_SAY[stage](result, config))
+    return 0
+
+
+def _caption(config: Any) -> int:
+    from raycap.caption import caption
+
+    def show(row: Mapping[str, Any]) -> None:
+        if row["error_type"] is None:
+            print(f"{row['image_id']}\t{row['caption']}\t{row['log_prob']:.3f}", flush=True)
+        else:
+            say(f"{row['image_id']}: {row['error_message']} ({row['error_type']})")
+
+    result = caption(config, show=show)
+    line = _say_caption(result, config)
+    if config.out:
+        print(line)
+    else:
+        say(line)
+    return 0
+
+
+def _say_prepare(result: "PrepareResult", config: Any) -> str:
+    splits = ", ".join(
+        f"{split} {photos:,} photos, {result.num_captions[split]:,} captions, {result.num_pairs[split]:,} pairs"
+        for split, photos in result.num_photos.items()
+    )
+    problems = ", ".join(f"{kind.replace('_', ' ')} {count:,}" for kind, count in result.num_problems.items())
+    listed = f"{problems}; listed in {config.out}/problems.jsonl" if problems else "none"
+    return (
+        f"{splits}\nvocabulary {result.vocab_size:,} words with padding, longest caption {result.max_length} tokens\n"
+        f"problems: {listed}"
+    )
+
+
+def _say_extract(result: "ExtractResult", config: Any) -> str:
+    failed = f", {result.num_failures:,} failed: see {config.out}/failures" if result.num_failures else ""
+    return f"{result.num_features:,} features in {config.out} ({result.num_new:,} photos in this run){failed}"
+
+
+def _say_train(result: "TrainResult", config: Any) -> str:
+    return f"dev loss {result.best_dev_loss:.3f} at epoch {result.best_epoch}; model in {config.out}/bundle"
+
+
+def _say_evaluate(result: "EvaluateResult", config: Any) -> str:
+    head = f"{result.split}: {result.num_photos:,} photos, {result.num_references:,} references"
+    if result.num_missing:
+        head += f"; {result.num_missing:,} photos left out, as they have no feature"
+    lines = [head, f"{'protocol':<10}{'captions':<20}{'BLEU-1':>8}{'BLEU-2':>8}{'BLEU-3':>8}{'BLEU-4':>8}"]
+    for protocol in result.signatures:
+        for whose, scores in result.scores.items():
+            values = "".join(f"{value:>8.3f}" for value in scores[protocol].values())
+            lines.append(f"{protocol:<10}{whose:<20}{values}")
+    if not result.keeps_one_letter_words:
+        lines.append('the model cannot say "a": standard scores need prepare --keep-one-letter-words')
+    return "\n".join([*lines, f"scores and captions in {config.out}"])
+
+
+def _say_caption(result: "CaptionResult", config: Any) -> str:
+    where = f" in {config.out} ({result.num_new:,} photos in this run)" if config.out else ""
+    failures = f": see {config.out}/failures" if config.out else ""
+    failed = f", {result.num_failures:,} failed{failures}" if result.num_failures else ""
+    return f"{result.num_captions:,} captions{where}{failed}"
+
+
+_SAY: Mapping[str, Callable[[Any, Any], str]] = {
+    "prepare": _say_prepare,
+    "extract": _say_extract,
+    "train": _say_train,
+    "evaluate": _say_evaluate,
+}

@@ -1,0 +1,169 @@
+"""The Ray cluster: connecting to it, what it has, what its errors mean, and a place to report progress to.
+
+Knows Ray, and nothing of photos or models.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from raycap.config import WorkersConfig
+from raycap.errors import InputError, RaycapError
+
+# Logical CPUs only: light operators ask for fractions, and model workers leave some of their node to them. What
+# TensorFlow really uses is its threads, which are set apart.
+_MODEL_SHARE = 0.6
+_POLL_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where model workers go.
+
+    Attributes:
+        num_workers: of each model operator.
+        num_gpus: of each worker.
+        num_cpus: logical, of each worker.
+        num_threads: TensorFlow's, on a CPU; None on a GPU.
+    """
+
+    num_workers: int
+    num_gpus: float
+    num_cpus: float
+    num_threads: int | None
+
+    def share(self, part: float) -> "Placement":
+        """Return the placement of an operator that does `part` of a worker's work beside others."""
+        return Placement(
+            num_workers=self.num_workers,
+            num_gpus=round(self.num_gpus * part, 2),
+            num_cpus=round(self.num_cpus * part, 3),
+            num_threads=self.num_threads,
+        )
+
+
+def connect() -> None:
+    """Connect to the cluster that this process belongs to or RAY_ADDRESS names, or start one on this machine.
+
+    With RAYCAP_VERBOSE set, what Ray and the workers log is shown.
+    """
+    verbose = bool(os.environ.get("RAYCAP_VERBOSE"))
+    if not ray.is_initialized():
+        if verbose:
+            ray.init()
+        else:
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    if not verbose:
+        for name in ("ray.data", "ray.train"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def cluster_cpus() -> tuple[float, float]:
+    """Return the CPUs of the whole cluster, and of its largest node."""
+    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    return ray.cluster_resources().get("CPU", 1.0), max(nodes, default=1.0)
+
+
+def place(workers: WorkersConfig) -> Placement:
+    """Return where the model workers of a job go on the cluster that is connected.
+
+    Raises:
+        InputError: if more GPUs are asked for than there are.
+    """
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    cpus, node_cpus = cluster_cpus()
+    per_worker = workers.num_gpus if workers.num_gpus is not None else min(1.0, gpus)
+    if per_worker > gpus:
+        raise InputError(f"the cluster has {gpus:g} GPUs; give --workers.num-gpus {gpus:g} or less, or add nodes")
+    if per_worker > 0:
+        num_workers = workers.num_workers or max(1, int(gpus / per_worker))
+        num_cpus = min(1.0, _MODEL_SHARE * cpus / num_workers)
+        return Placement(num_workers=num_workers, num_gpus=per_worker, num_cpus=num_cpus, num_threads=None)
+    threads = max(1, int(min(workers.cpus_per_worker, node_cpus)))
+    num_workers = workers.num_workers or max(1, int(cpus / threads))
+    threads = max(1, min(threads, int(cpus / num_workers)))
+    num_cpus = _MODEL_SHARE * min(threads, cpus / num_workers)
+    return Placement(num_workers=num_workers, num_gpus=0.0, num_cpus=num_cpus, num_threads=threads)
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Raise the RaycapError that a worker raised as it was raised, out of what Ray wrapped it in."""
+    try:
+        yield
+    except Exception as error:
+        cause = _find_cause(error)
+        if cause is None or cause is error:
+            raise
+        raise cause from error
+
+
+def _find_cause(error: BaseException) -> RaycapError | None:
+    seen: list[BaseException] = []
+    queue: list[BaseException | None] = [error]
+    while queue:
+        each = queue.pop()
+        if each is None or each in seen:
+            continue
+        if isinstance(each, RaycapError):
+            return each
+        seen.append(each)
+        queue += [each.__cause__, each.__context__, getattr(each, "cause", None)]
+        queue += getattr(each, "worker_failures", {}).values()
+    return None
+
+
+class Board:
+    """Where a worker puts what it is doing, for the driver to show; an actor."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self._state: Any = None
+
+    def put(self, state: Any) -> None:
+        """Replace what is shown."""
+        self._state = state
+
+    def get(self) -> Any:
+        """Return what was put last, None before that."""
+        return self._state
+
+
+@contextmanager
+def watched_board(show: Callable[[Any], None]) -> Iterator[Any]:
+    """Yield the handle of a board whose state is shown, as it changes, while the block runs.
+
+    Args:
+        show: called in a thread of its own with each new state.
+    """
+    board = ray.remote(num_cpus=0)(Board).remote()
+    stop = threading.Event()
+
+    def poll() -> None:
+        shown: Any = None
+        finished = False
+        while not finished:
+            finished = stop.wait(_POLL_EVERY_S)
+            try:
+                state = ray.get(board.get.remote(), timeout=10)
+            except ray.exceptions.RayError:  # the board went with its node: training goes on unseen
+                return
+            if state is not None and state != shown:
+                show(state)
+                shown = state
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield board
+    finally:
+        stop.set()
+        thread.join(timeout=15)
+        ray.kill(board)

@@ -1,0 +1,189 @@
+"""Photos to features: VGG16's fc2, any keras.applications model, or a saved one; knows neither Ray nor files' layout.
+
+Reference:
+    Simonyan and Zisserman 2015, arXiv:1409.1556, table 1, column D (VGG16).
+"""
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from raycap.encoder_card import EncoderCard
+from raycap.errors import ImageShapeError, WeightsError
+from raycap.images import RESIZE
+from raycap.input_sizes import SAVED_MODEL_SUFFIX, input_size
+from raycap.storage import exists, read_bytes
+
+_IN_MODEL = "in model"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model that gives each photo one feature.
+
+    Attributes:
+        card: everything that decides what the feature is.
+    """
+
+    card: EncoderCard
+    _compute: Callable[[Any], Any]
+
+    def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the feature of each photo.
+
+        Args:
+            images: `(batch, height, width, 3)` uint8, RGB, 0 to 255.
+
+        Returns:
+            `(batch, dim)` float32, not normalised; non-negative for VGG16's fc2 (after ReLU).
+
+        Raises:
+            ImageShapeError: if `images` has another shape.
+        """
+        wanted = (self.card.height_px, self.card.width_px, 3)
+        if images.ndim != 4 or images.shape[1:] != wanted or images.dtype != np.uint8:
+            raise ImageShapeError(f"{self.card.name} takes (batch, {wanted}) uint8, not {images.shape} {images.dtype}")
+        features: NDArray[np.float32] = self._compute(images).numpy()
+        return features
+
+
+def load_encoder(name: str, *, weights: str = "imagenet", seed: int = 0, exif_orientation: bool = False) -> Encoder:
+    """Return an encoder.
+
+    Args:
+        name: `vgg16` (fc2, 4,096 numbers), another keras.applications model in any case, or the location of a saved
+            Keras model, `.keras`, that maps `(batch, height, width, 3)` RGB 0..255 to `(batch, dim)`.
+        weights: `imagenet`, `random`, or the location of a weights file; unused for a saved model.
+        seed: of random weights.
+        exif_orientation: kept on the card; photos are turned when they are decoded.
+
+    Raises:
+        InputError: if there is no such model, or a saved one has other shapes.
+        WeightsError: if the weights cannot be had.
+    """
+    if name.endswith(SAVED_MODEL_SUFFIX):
+        model, card = _load_saved(name)
+        preprocess = None
+    else:
+        model, card, preprocess = _load_application(name, weights, seed)
+    height, width = model.input_shape[1:3]
+    fields = {"height_px": height, "width_px": width, "dim": model.output_shape[-1]}
+    fields |= {"resize": RESIZE, "exif_orientation": exif_orientation, "weights_hash": hash_weights(model)}
+
+    def compute(images: Any) -> Any:
+        pixels = tf.cast(images, tf.float32)
+        return tf.cast(model(pixels if preprocess is None else preprocess(pixels), training=False), tf.float32)
+
+    signature = [tf.TensorSpec([None, height, width, 3], tf.uint8)]
+    return Encoder(EncoderCard(**card, **fields), tf.function(compute, input_signature=signature))
+
+
+def reload_encoder(card: EncoderCard, *, file: str | None = None) -> Encoder:
+    """Return the encoder that a card describes, checked against it.
+
+    Args:
+        card: kept beside features or in a bundle.
+        file: where its saved model or weights file is now, if not where it was.
+
+    Raises:
+        WeightsError: if its weights cannot be had.
+        EncoderMismatchError: if what is there now is another encoder.
+    """
+    options: dict[str, Any] = {"seed": card.seed, "exif_orientation": card.exif_orientation}
+    weights = file or card.weights
+    if card.preprocessing == _IN_MODEL:
+        encoder = load_encoder(weights, **options)
+    else:
+        encoder = load_encoder(card.name, weights=weights, **options)
+    encoder.card.require_same(card, mine=f"the encoder in {weights}", others="the model's training features")
+    return encoder
+
+
+def hash_weights(model: Any) -> str:
+    """Return the SHA-256 of a model's weights, in order, as hexadecimal."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        digest.update(np.ascontiguousarray(weight).data)
+    return digest.hexdigest()
+
+
+def _load_saved(location: str) -> tuple[Any, dict[str, Any]]:
+    input_size(location)  # a file that is no encoder ends here
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / "encoder.keras"
+        local.write_bytes(read_bytes(location))
+        try:
+            model = keras.models.load_model(local, compile=False, safe_mode=True)
+        except Exception as error:  # Keras raises all sorts on files that are not its own
+            raise WeightsError(f"{location} is not a saved Keras model: {_first_line(error)}") from error
+    if len(model.outputs) != 1 or len(model.output_shape) != 2:
+        raise WeightsError(f"{location} gives {model.output_shape}; an encoder gives (None, dim), one row a photo")
+    card = {"name": Path(location).stem, "weights": location, "seed": 0}
+    return model, card | {"layer": "output", "preprocessing": _IN_MODEL}
+
+
+def _load_application(name: str, weights: str, seed: int) -> tuple[Any, dict[str, Any], Callable[[Any], Any]]:
+    input_size(name)  # an unknown name ends here
+    module, build = _find_application(name)
+    is_vgg = build.__name__ in {"VGG16", "VGG19"}
+    options: dict[str, Any] = {"include_top": True} if is_vgg else {"include_top": False, "pooling": "avg"}
+    if not is_vgg:
+        options["input_shape"] = (*input_size(name), 3)
+    known = weights in {"imagenet", "random"}
+    if not known and not exists(weights):
+        raise WeightsError(f"weights must be imagenet, random or a file; there is no {weights}")
+    if weights == "random":
+        keras.utils.set_random_seed(seed)
+    try:
+        model = build(weights="imagenet" if weights == "imagenet" else None, **options)
+    except Exception as error:  # urllib's errors reach here wrapped in a bare Exception
+        raise WeightsError(_how_to_get(build.__name__, error)) from error
+    if not known:
+        _load_weights(model, weights)
+    layer = "fc2" if is_vgg else "avg_pool"
+    if is_vgg:
+        model = keras.Model(model.inputs, model.get_layer("fc2").output)
+    card = {"name": name.lower(), "weights": weights, "seed": seed if weights == "random" else 0, "layer": layer}
+    return model, card | {"preprocessing": module.__name__.rsplit(".", 1)[-1]}, module.preprocess_input
+
+
+def _find_application(name: str) -> tuple[ModuleType, Any]:
+    """Return the keras.applications module and the builder of a model, by its name in any case."""
+    modules = [each for each in vars(keras.applications).values() if hasattr(each, "preprocess_input")]
+    builders = {name.lower(): (module, getattr(module, name)) for module in modules for name in dir(module)}
+    return builders[name.lower()]
+
+
+def _load_weights(model: Any, location: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / Path(location).name
+        local.write_bytes(read_bytes(location))
+        try:
+            model.load_weights(local)
+        except Exception as error:  # h5py and Keras raise all sorts on files that are not weights
+            raise WeightsError(f"{location} does not hold the weights of {model.name}: {_first_line(error)}") from error
+
+
+def _how_to_get(name: str, error: Exception) -> str:
+    url = re.search(r"https?://\S+/([\w.-]+\.h5)", str(error))
+    if url is None:
+        return f"the ImageNet weights of {name} cannot be had: {_first_line(error)}"
+    folder = Path(keras.config.keras_home()) / "models"
+    return (
+        f"the ImageNet weights of {name} cannot be downloaded; on a machine with internet download {url.group(0)} and "
+        f"put it in {folder}/{url.group(1)}, or name the file with --weights"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

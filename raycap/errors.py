@@ -1,0 +1,73 @@
+"""The exception tree; knows nothing else.
+
+RaycapError                    everything raised on purpose
+├── InputError                 a path, file or option the user gave is wrong
+│   ├── DatasetError           a caption file cannot be read as what it says it is
+│   └── WeightsError           an encoder's weights cannot be had
+├── FormatError                a file of ours is damaged, or written by a newer raycap
+├── ConflictError              the output holds something made with other options
+├── EncoderMismatchError       features or photos meet a model trained on another encoder
+├── TooManyFailuresError       more photos failed than --max-failure-rate allows
+├── ImageShapeError            an array has not the shape an encoder takes
+└── ImageError                 one photo cannot be used; becomes a row of the failures table
+    ├── ImageMissingError      there is nothing at its URI, or it may not be read
+    ├── ImageEmptyError        zero bytes
+    ├── ImageDecodeError       not an image, or a damaged one
+    └── ImageTooLargeError     more pixels than --max-pixels
+"""
+
+
+class RaycapError(Exception):
+    """Base of every error raised on purpose; its message says what, where, and what to do."""
+
+
+class InputError(RaycapError):
+    """A path, file or option that the user gave is wrong."""
+
+
+class DatasetError(InputError):
+    """A caption file cannot be read as the format it is said to have."""
+
+
+class WeightsError(InputError):
+    """An encoder's weights cannot be had."""
+
+
+class FormatError(RaycapError):
+    """A file written by raycap is damaged, or newer than this raycap."""
+
+
+class ConflictError(RaycapError):
+    """The output already holds something made with other options."""
+
+
+class EncoderMismatchError(RaycapError):
+    """A model meets features, or an encoder, other than those it was trained on."""
+
+
+class TooManyFailuresError(RaycapError):
+    """More photos failed than the run allows."""
+
+
+class ImageShapeError(RaycapError):
+    """An array does not have the shape that an encoder takes."""
+
+
+class ImageError(RaycapError):
+    """One photo cannot be used."""
+
+
+class ImageMissingError(ImageError):
+    """There is nothing at the photo's URI, or it may not be read."""
+
+
+class ImageEmptyError(ImageError):
+    """The photo's file has no bytes."""
+
+
+class ImageDecodeError(ImageError):
+    """The bytes are not an image, or a damaged one."""
+
+
+class ImageTooLargeError(ImageError):
+    """The photo has more pixels than allowed."""

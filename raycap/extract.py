@@ -1,0 +1,124 @@
+"""The extract stage: photos to features, with a Ray Data job. Knows nothing of captions or models trained on them."""
+
+from dataclasses import asdict, dataclass, replace
+
+import pyarrow as pa
+
+from raycap.cluster import connect, place
+from raycap.config import ExtractConfig
+from raycap.errors import FormatError, InputError, TooManyFailuresError
+from raycap.features import FOLDER, FeatureSet
+from raycap.input_sizes import SAVED_MODEL_SUFFIX, input_size
+from raycap.operators import DecodePhotos, EncodePhotos, LoadEncoder, WriteShards
+from raycap.pipeline import ModelStep, Step, photos_per_block, run_shards
+from raycap.runs import Run
+from raycap.shards import ShardCounts, ShardedOutput, cut
+from raycap.storage import absolute, exists, list_files, read_table, with_absolute
+
+
+@dataclass(frozen=True)
+class ExtractResult:
+    """What the output holds.
+
+    Attributes:
+        num_features: photos with a feature.
+        num_failures: photos in the failures table.
+        num_new: photos that this run finished with, either way.
+    """
+
+    num_features: int
+    num_failures: int
+    num_new: int
+
+
+def extract(config: ExtractConfig) -> ExtractResult:
+    """Compute the feature of every photo of a manifest that has none yet.
+
+    Writes `features/` (Parquet: `image_id`, `feature`; the encoder's card in its metadata), `failures/` and `run.json`
+    under `config.out`. Run again it does what is left; killed at any moment, it loses what was in flight.
+
+    Raises:
+        InputError: if there is no manifest, or no such encoder.
+        WeightsError: if the encoder's weights cannot be had.
+        ConflictError: if the output was made with another encoder.
+        TooManyFailuresError: if every photo failed, or more than the configuration allows.
+    """
+    config = _absolute(config)
+    run = Run.open(config.out, "extract", config, ignore=("manifest", "workers", "max_pixels"))
+    photos = read_manifest(config.manifest)
+    height_px, width_px = input_size(config.encoder)
+    output = ShardedOutput(out=config.out, folder=FOLDER, stage="extract")
+    pending = output.pending(photos, retry_failed=config.workers.retry_failed)
+    new = ShardCounts()
+    if len(pending):
+        run.save()
+        new = _run(config, output, photos, pending, height_px, width_px)
+    counts = output.counts(photos)
+    result = ExtractResult(counts.done, counts.failed, new.total)
+    if len(pending) or run.result is None:
+        run.save(asdict(result))
+    if counts.failed and not counts.done:
+        raise TooManyFailuresError(f"all {counts.failed} photos failed; {output.failures} says why")
+    return result
+
+
+def read_manifest(location: str) -> pa.Table:
+    """Return the `image_id` and `uri` of a manifest.
+
+    Raises:
+        InputError: if there is none, or it is empty.
+        FormatError: if it is not a manifest, or names a photo twice.
+    """
+    if not exists(location):
+        raise InputError(f"there is no manifest at {location}; run raycap prepare first")
+    photos = read_table(location, columns=["image_id", "uri"])
+    if not len(photos):
+        raise InputError(f"{location} lists no photo")
+    if len(photos["image_id"].unique()) != len(photos):
+        raise FormatError(f"{location} lists a photo twice; each image_id must be there once")
+    return photos
+
+
+def _absolute(config: ExtractConfig) -> ExtractConfig:
+    """Return the configuration with locations that mean the same in every process."""
+    encoder = absolute(config.encoder) if config.encoder.endswith(SAVED_MODEL_SUFFIX) else config.encoder.lower()
+    weights = config.weights if config.weights in {"imagenet", "random"} else absolute(config.weights)
+    return replace(with_absolute(config, "manifest", "out"), encoder=encoder, weights=weights)
+
+
+def _run(
+    config: ExtractConfig, output: ShardedOutput, photos: pa.Table, pending: pa.Table, height_px: int, width_px: int
+) -> ShardCounts:
+    workers = config.workers
+    connect()
+    placement = place(workers)
+    expected = FeatureSet.open(config.out).card if list_files(output.rows) else None
+    load = LoadEncoder(
+        name=config.encoder, weights=config.weights, seed=config.seed, exif_orientation=config.exif_orientation
+    )
+    encode = {
+        "load": load,
+        "dtype": config.dtype,
+        "batch_size": workers.batch_size,
+        "num_threads": placement.num_threads,
+        "expected": expected,
+    }
+    decode = DecodePhotos(
+        height_px=height_px,
+        width_px=width_px,
+        exif_orientation=config.exif_orientation,
+        max_pixels=config.max_pixels,
+    )
+    steps: list[Step] = [
+        decode,
+        ModelStep(operator=EncodePhotos, options=encode, placement=placement),
+        WriteShards(output=output, columns=("image_id", "feature")),
+    ]
+    shard_size = min(workers.shard_size, photos_per_block(height_px * width_px * 3))
+    return run_shards(
+        cut(pending, shard_size=shard_size, num_workers=placement.num_workers),
+        steps,
+        label="extract",
+        before=output.counts(photos),
+        max_failure_rate=workers.max_failure_rate,
+    )

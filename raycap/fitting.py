@@ -1,0 +1,191 @@
+"""The training steps of the merge model on one worker, alone or with others; knows neither Ray nor files' layout."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from raycap.config import TrainConfig
+from raycap.model import Moments, build_model
+from raycap.schema import PAD_ID
+from raycap.sequences import PackedBatch
+
+_WEIGHTS = "model.weights.h5"
+_BEST_WEIGHTS = "best.weights.h5"
+_OPTIMIZER = "optimizer.npz"
+_PROGRESS = "progress.json"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A sum of negative log-likelihoods, in nats, and the number of words it is over."""
+
+    total: float
+    num_targets: int
+
+    @property
+    def mean(self) -> float:
+        """Nats a word."""
+        return self.total / max(self.num_targets, 1)
+
+
+class Fitter:
+    """Model, optimizer and compiled steps of one worker.
+
+    With a strategy, every worker must call every method in the same order: gradients and losses are summed over all.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        vocab_size: int,
+        feature_dim: int,
+        moments: Moments | None = None,
+        strategy: Any = None,
+    ) -> None:
+        """Build and compile.
+
+        Args:
+            config: model and training options.
+            vocab_size: words, start, end and padding.
+            feature_dim: numbers a photo.
+            moments: mean and variance of the training features, for `standardize`.
+            strategy: a `tf.distribute` strategy, where several workers train together.
+        """
+        keras.utils.set_random_seed(config.seed)
+        self._config = config
+        self._strategy = strategy
+        with _scope(strategy):
+            self.model = build_model(config.model, vocab_size=vocab_size, feature_dim=feature_dim, moments=moments)
+            self._optimizer = keras.optimizers.Adam(config.learning_rate)
+            self._optimizer.build(self.model.trainable_variables)
+        self._hidden = keras.Model(self.model.inputs, self.model.get_layer("merge").output)
+        self._head = (self.model.get_layer("merged_dense"), self.model.get_layer("next_word"))
+        signature = [
+            tf.TensorSpec([None, feature_dim], tf.float32),
+            tf.TensorSpec([None, None], tf.int32),
+            tf.TensorSpec([None, None], tf.int32),
+        ]
+        count = tf.TensorSpec([], tf.float32)
+        self._train_step = tf.function(self._distributed_step, input_signature=[*signature, count])
+        self._dev_step = tf.function(self._dev_loss, input_signature=signature)
+
+    def train_epoch(
+        self, epoch: int, batches: Iterable[PackedBatch], *, on_step: Callable[[int], None] | None = None
+    ) -> Loss:
+        """Take a step for each batch.
+
+        Args:
+            epoch: counted from 1; decides the dropout, so that an epoch that is run again is the same.
+            batches: this worker's part of each global batch.
+            on_step: called with the number of captions in this worker's part.
+
+        Returns:
+            The loss over all workers, with dropout.
+        """
+        self._seed_dropout(epoch)
+        total = 0.0
+        num_targets = 0
+        for batch in batches:
+            total += float(self._train_step(batch.features, batch.tokens, batch.targets, float(batch.num_targets)))
+            num_targets += batch.num_targets
+            if on_step is not None:
+                on_step(len(batch.tokens))
+        return Loss(self._sum_over_workers(total), num_targets)
+
+    def evaluate(self, batches: Iterable[PackedBatch]) -> Loss:
+        """Return the exact loss over all workers, without dropout or label smoothing."""
+        total = 0.0
+        num_targets = 0
+        for batch in batches:
+            total += float(self._dev_step(batch.features, batch.tokens, batch.targets))
+            num_targets += batch.num_targets
+        return Loss(self._sum_over_workers(total), num_targets)
+
+    def keep_best(self, folder: Path) -> None:
+        """Write the weights as those of the best epoch."""
+        self.model.save_weights(folder / _BEST_WEIGHTS)
+
+    @staticmethod
+    def best_weights(folder: Path) -> Path:
+        """Return the file that `keep_best` wrote."""
+        return folder / _BEST_WEIGHTS
+
+    def save_state(self, folder: Path, progress: dict[str, Any]) -> None:
+        """Write all that training needs to go on: weights, optimizer and `progress`."""
+        self.model.save_weights(folder / _WEIGHTS)
+        variables: dict[str, Any] = {str(index): np.asarray(v) for index, v in enumerate(self._optimizer.variables)}
+        np.savez(folder / _OPTIMIZER, **variables)
+        (folder / _PROGRESS).write_text(json.dumps(progress))
+
+    def load_state(self, folder: Path) -> dict[str, Any]:
+        """Go on from what `save_state` wrote; return its `progress`."""
+        self.model.load_weights(folder / _WEIGHTS)
+        with np.load(folder / _OPTIMIZER, allow_pickle=False) as values:
+            for index, variable in enumerate(self._optimizer.variables):
+                variable.assign(values[str(index)])
+        progress: dict[str, Any] = json.loads((folder / _PROGRESS).read_text())
+        return progress
+
+    def _logits(self, features: Any, tokens: Any, targets: Any, *, training: bool) -> tuple[Any, Any]:
+        """Return logits and targets of the places that have a target, `(targets, vocab_size)` and `(targets,)`."""
+        present = tf.not_equal(targets, PAD_ID)
+        hidden = tf.boolean_mask(self._hidden([features, tokens], training=training), present)
+        for layer in self._head:
+            hidden = layer(hidden)
+        return hidden, tf.boolean_mask(targets, present)
+
+    def _dev_loss(self, features: Any, tokens: Any, targets: Any) -> Any:
+        logits, labels = self._logits(features, tokens, targets, training=False)
+        return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
+
+    def _step(self, features: Any, tokens: Any, targets: Any, num_targets: Any) -> Any:
+        """Apply one worker's gradients; return its summed loss.
+
+        The loss is the local sum over the *global* number of words, as the optimizer sums gradients over workers.
+        """
+        smoothing = self._config.label_smoothing
+        with tf.GradientTape() as tape:
+            logits, labels = self._logits(features, tokens, targets, training=True)
+            nll = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+            total = tf.reduce_sum(nll)
+            objective = total
+            if smoothing:
+                # cross-entropy against the uniform distribution: log-sum-exp less the mean logit
+                uniform = tf.reduce_sum(tf.reduce_logsumexp(logits, axis=1) - tf.reduce_mean(logits, axis=1))
+                objective = (1.0 - smoothing) * total + smoothing * uniform
+            objective = objective / num_targets
+        variables = self.model.trainable_variables
+        gradients = [tf.convert_to_tensor(each) for each in tape.gradient(objective, variables)]
+        self._optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return total
+
+    def _distributed_step(self, features: Any, tokens: Any, targets: Any, num_targets: Any) -> Any:
+        if self._strategy is None:
+            return self._step(features, tokens, targets, num_targets)
+        return self._strategy.run(self._step, args=(features, tokens, targets, num_targets))
+
+    def _sum_over_workers(self, value: float) -> float:
+        if self._strategy is None:
+            return value
+
+        def total(local: Any) -> Any:
+            return self._strategy.run(lambda x: tf.distribute.get_replica_context().all_reduce("SUM", x), args=(local,))
+
+        return float(tf.function(total)(tf.constant(value, tf.float64)))
+
+    def _seed_dropout(self, epoch: int) -> None:
+        for number, layer in enumerate(self.model.layers):
+            generator = getattr(layer, "seed_generator", None)
+            if generator is not None:
+                generator.state.assign(np.array([self._config.seed + number, epoch << 20], generator.state.dtype))
+
+
+def _scope(strategy: Any) -> Any:
+    return strategy.scope() if strategy is not None else tf.distribute.get_strategy().scope()

@@ -1,0 +1,85 @@
+"""Bytes to an RGB array, or a named failure; knows neither files, Ray nor TensorFlow."""
+
+import io
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from raycap.errors import ImageDecodeError, ImageEmptyError, ImageError, ImageTooLargeError
+
+RESIZE = "nearest"
+
+
+class DecodedImage(NamedTuple):
+    """A photo, ready for an encoder.
+
+    Attributes:
+        pixels: `(height, width, 3)` uint8, RGB, 0 to 255.
+        width_px: of the photo as it was.
+        height_px: likewise.
+    """
+
+    pixels: NDArray[np.uint8]
+    width_px: int
+    height_px: int
+
+
+def decode_image(
+    content: bytes, *, height_px: int, width_px: int, exif_orientation: bool = False, max_pixels: int | None = None
+) -> DecodedImage:
+    """Decode a photo and resize it as `keras.utils.load_img` does: to RGB first, then nearest, regardless of aspect.
+
+    Of an animation the first frame is taken; transparency is dropped; 16 bits a channel are scaled to 8.
+
+    Args:
+        content: the file.
+        height_px: wanted.
+        width_px: wanted.
+        exif_orientation: turn the photo as its EXIF orientation says.
+        max_pixels: refuse larger photos before they are decoded.
+
+    Raises:
+        ImageEmptyError: if there are no bytes.
+        ImageDecodeError: if they are not a whole image.
+        ImageTooLargeError: if the photo has more than `max_pixels`.
+    """
+    if not content:
+        raise ImageEmptyError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of what max_pixels decides, and of EXIF it can do without
+            with Image.open(io.BytesIO(content)) as image:
+                return _decode(image, height_px, width_px, exif_orientation, max_pixels)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageDecodeError("not an image, or of a kind that Pillow does not know") from None
+    except Image.DecompressionBombError as error:
+        raise ImageTooLargeError(str(error)) from None
+    except MemoryError:
+        raise ImageTooLargeError("the photo does not fit in memory") from None
+    except Exception as error:  # decoders raise all sorts on damaged files; none may end the run
+        raise ImageDecodeError(f"{type(error).__name__}: {error}") from None
+
+
+def _decode(
+    image: Image.Image, height_px: int, width_px: int, exif_orientation: bool, max_pixels: int | None
+) -> DecodedImage:
+    original_width, original_height = image.size
+    if max_pixels is not None and original_width * original_height > max_pixels:
+        raise ImageTooLargeError(f"{original_width} x {original_height} pixels; at most {max_pixels} are allowed")
+    upright: Image.Image = ImageOps.exif_transpose(image) if exif_orientation else image
+    rgb = _to_rgb(upright)
+    if rgb.size != (width_px, height_px):
+        rgb = rgb.resize((width_px, height_px), Image.Resampling.NEAREST)
+    return DecodedImage(np.asarray(rgb, np.uint8), original_width, original_height)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips to white
+        grey = np.asarray(image).astype(np.int64) >> 8
+        return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,0 +1,184 @@
+"""The merge model, and the bundle that it travels in; knows neither Ray nor where features come from.
+
+Reference:
+    Tanti, Gatt and Camilleri 2018, arXiv:1703.09137 (the merge architecture).
+"""
+
+import dataclasses
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from raycap.config import ModelConfig
+from raycap.errors import FormatError
+from raycap.model_card import CARD_FILE, ModelCard, find_bundle, read_card
+from raycap.storage import join, read_bytes, read_text, upload_folder, write_json
+from raycap.text import Tokenizer
+
+MODEL_FILE = "model.keras"
+TOKENIZER_FILE = "tokenizer.json"
+
+Moments = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+def build_model(config: ModelConfig, *, vocab_size: int, feature_dim: int, moments: Moments | None = None) -> Any:
+    """Return the merge model in packed form.
+
+    Its inputs are `feature`, `(batch, feature_dim)` float32, and `tokens`, `(batch, length)` int32 padded on the right;
+    its output is `(batch, length, vocab_size)` float32 logits: at each place, of the word that comes next. As padding
+    is masked, the last place answers for the whole prefix, whatever its length.
+
+    Args:
+        config: dimensions and options.
+        vocab_size: words, start, end and padding.
+        feature_dim: numbers a photo.
+        moments: mean and variance of the training features, `(feature_dim,)` each; for `standardize`.
+    """
+    layers = keras.layers
+    feature = keras.Input((feature_dim,), name="feature")
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+
+    photo = _normalize(feature, config, moments)
+    photo = layers.Dropout(config.dropout, name="photo_dropout")(photo)
+    photo = layers.Dense(config.units, activation="relu", name="photo_dense")(photo)
+
+    words = layers.Embedding(vocab_size, config.embedding_dim, mask_zero=True, name="embedding")(tokens)
+    words = layers.Dropout(config.dropout, name="word_dropout")(words)
+    words = layers.LSTM(config.units, return_sequences=True, name="lstm")(words)
+
+    photo = layers.Reshape((1, config.units), name="photo_at_each_place")(photo)
+    if config.merge == "concat":  # adding zeros of the words' shape repeats the photo at each place
+        photo = keras.ops.add(photo, keras.ops.zeros_like(words))
+        merged = layers.Concatenate(name="merge")([photo, words])
+    else:
+        merged = layers.Add(name="merge")([photo, words])
+    merged = layers.Dense(config.units, activation="relu", name="merged_dense")(merged)
+    logits = layers.Dense(vocab_size, name="next_word")(merged)
+    return keras.Model([feature, tokens], logits, name="merge_model")
+
+
+def _normalize(feature: Any, config: ModelConfig, moments: Moments | None) -> Any:
+    if config.normalization == "l2":
+        return keras.layers.UnitNormalization(name="normalization")(feature)
+    if config.normalization == "standardize":
+        layer = keras.layers.Normalization(name="normalization")
+        layer.build(feature.shape)
+        if moments is not None:
+            mean, variance = moments
+            layer.adapt_mean.assign(mean)
+            # a unit that is constant over train says nothing: leave it as it is instead of dividing by nearly nothing
+            layer.adapt_variance.assign(np.where(variance > 1e-12, variance, 1.0))
+            layer.finalize_state()
+        return layer(feature)
+    return feature
+
+
+class NextWord:
+    """The merge model a word at a time, with the LSTM's state kept: the step function that decoding searches with."""
+
+    def __init__(self, model: Any, *, batch_size: int = 256) -> None:
+        """Take the layers of a merge model.
+
+        Args:
+            model: what `build_model` returned, or a bundle held.
+            batch_size: photos a call of `start`.
+        """
+        layer = model.get_layer
+        self._batch_size = batch_size
+        self._units = layer("lstm").units
+        before = [layer("normalization")] if any(each.name == "normalization" for each in model.layers) else []
+        dense, embedding, cell = layer("photo_dense"), layer("embedding"), layer("lstm").cell
+        merge, merged_dense, next_word = layer("merge"), layer("merged_dense"), layer("next_word")
+
+        def photo_state(features: Any) -> Any:
+            for each in before:
+                features = each(features)
+            return dense(features)
+
+        def step(tokens: Any, photo: Any, hidden: Any, carry: Any) -> Any:
+            hidden, (hidden, carry) = cell(embedding(tokens), [hidden, carry], training=False)
+            logits = next_word(merged_dense(merge([photo, hidden])))
+            return tf.nn.log_softmax(logits), hidden, carry
+
+        row = tf.TensorSpec([None, self._units], tf.float32)
+        features_row = tf.TensorSpec([None, model.inputs[0].shape[1]], tf.float32)
+        self._photo_state = tf.function(photo_state, input_signature=[features_row])
+        self._step = tf.function(step, input_signature=[tf.TensorSpec([None], tf.int32), row, row, row])
+
+    def start(self, features: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
+        """Return the state before the first word: `(photos, units)` float32 of photo, hidden and carry.
+
+        Args:
+            features: `(photos, dim)` float32.
+        """
+        starts = range(0, len(features), self._batch_size)
+        photo = np.concatenate([self._photo_state(features[i : i + self._batch_size]).numpy() for i in starts])
+        zeros = np.zeros((len(features), self._units), np.float32)
+        return photo, zeros, zeros
+
+    def __call__(
+        self, tokens: NDArray[np.int32], state: tuple[NDArray[Any], ...]
+    ) -> tuple[NDArray[np.float32], tuple[NDArray[Any], ...]]:
+        """Return the log-probabilities of the next word, `(rows, vocab_size)`, and the state after `tokens`.
+
+        Args:
+            tokens: `(rows,)` int32.
+            state: before them, `(rows, units)` each.
+        """
+        photo, hidden, carry = state
+        log_probs, hidden, carry = self._step(tokens, photo, hidden, carry)
+        return log_probs.numpy(), (photo, hidden.numpy(), carry.numpy())
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained model with all that is needed to use it.
+
+    Attributes:
+        model: the merge model.
+        tokenizer: its vocabulary.
+        card: where it comes from.
+    """
+
+    model: Any
+    tokenizer: Tokenizer
+    card: ModelCard
+
+    def save(self, location: str) -> None:
+        """Write the bundle; the card goes last, and a bundle without one is not there yet."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.model.save(Path(folder) / MODEL_FILE)
+            (Path(folder) / TOKENIZER_FILE).write_text(self.tokenizer.to_json(), encoding="utf-8")
+            upload_folder(Path(folder), location)
+        write_json(join(location, CARD_FILE), dataclasses.asdict(self.card))
+
+    @classmethod
+    def load(cls, location: str) -> Self:
+        """Load a bundle.
+
+        Args:
+            location: train's `--out`, or the bundle itself.
+
+        Raises:
+            InputError: if there is no bundle.
+            FormatError: if it is damaged, or a newer raycap's.
+        """
+        location = find_bundle(location)
+        card = read_card(location)
+        tokenizer_location = join(location, TOKENIZER_FILE)
+        tokenizer = Tokenizer.from_json(read_text(tokenizer_location), source=tokenizer_location)
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / MODEL_FILE
+            local.write_bytes(read_bytes(join(location, MODEL_FILE)))
+            try:
+                model = keras.models.load_model(local, compile=False, safe_mode=True)
+            except (ValueError, TypeError, OSError, KeyError) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise FormatError(f"{join(location, MODEL_FILE)} cannot be loaded: {reason}") from error
+        return cls(model, tokenizer, card)

@@ -1,0 +1,74 @@
+"""What a bundle says of its model, and where a bundle is; knows no framework."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, Final, Self
+
+from raycap.encoder_card import EncoderCard
+from raycap.errors import FormatError, InputError
+from raycap.schema import FORMAT_VERSION
+from raycap.storage import exists, join, read_json
+
+BUNDLE_FOLDER: Final = "bundle"
+CARD_FILE: Final = "card.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What a bundle says of its model.
+
+    Attributes:
+        encoder: what its features must come from.
+        max_length: tokens of the longest training caption, start and end included.
+        vocab_size: words, start, end and padding.
+        training: the training configuration.
+        metrics: of the epoch that was kept.
+        versions: of the packages it was trained with.
+    """
+
+    encoder: EncoderCard
+    max_length: int
+    vocab_size: int
+    training: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    versions: Mapping[str, str]
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any], *, source: str) -> Self:
+        """Return the card whose fields were read from `source`.
+
+        Raises:
+            FormatError: if they are not a model card's, or a newer raycap's.
+        """
+        try:
+            if fields["format_version"] > FORMAT_VERSION:
+                raise FormatError(f"{source} was written by a newer raycap; upgrade raycap to use it")
+            encoder = EncoderCard.from_fields(fields["encoder"], source=source)
+            return cls(**{**fields, "encoder": encoder})
+        except (KeyError, TypeError) as error:
+            raise FormatError(f"{source} is not a model card: {error}") from error
+
+
+def find_bundle(location: str) -> str:
+    """Return the bundle in train's `--out`, or `location` itself if it is one.
+
+    Raises:
+        InputError: if there is none.
+    """
+    for candidate in (join(location, BUNDLE_FOLDER), location):
+        if exists(join(candidate, CARD_FILE)):
+            return candidate
+    raise InputError(
+        f"there is no model in {location}; run raycap train first, or give the folder that holds card.json"
+    )
+
+
+def read_card(location: str) -> ModelCard:
+    """Return the card of the bundle at `location`, without loading its model."""
+    source = join(find_bundle(location), CARD_FILE)
+    fields = read_json(source)
+    if not isinstance(fields, dict):
+        raise FormatError(f"{source} is not a model card: {json.dumps(fields)[:40]}")
+    return ModelCard.from_fields(fields, source=source)

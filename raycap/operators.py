@@ -1,0 +1,264 @@
+"""What a Ray Data job does to a block of photos: decode, encode, caption, write. Each is a callable over Arrow tables.
+
+Nothing here knows Ray. TensorFlow is imported where a model is held, in the constructor, so only inside its process.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from raycap.config import DecodingConfig
+from raycap.encoder_card import EncoderCard
+from raycap.errors import ImageError, ImageMissingError, InputError, RaycapError
+from raycap.features import feature_array, to_array
+from raycap.images import DecodedImage, decode_image
+from raycap.schema import feature_schema
+from raycap.shards import ShardedOutput
+from raycap.storage import read_bytes
+
+Operator = Callable[[pa.Table], pa.Table]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodePhotos:
+    """Read and decode photos.
+
+    Reads `image_id`, `uri`; adds `image` (height x width x 3 bytes, RGB), `width_px`, `height_px`, and `error_type`
+    and `error_message`, null for a photo that went well.
+
+    Attributes:
+        height_px: of the photo that the encoder sees.
+        width_px: likewise.
+        exif_orientation: turn photos as their EXIF orientation says.
+        max_pixels: larger photos fail.
+    """
+
+    height_px: int
+    width_px: int
+    exif_orientation: bool
+    max_pixels: int
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Return `table` with the columns added."""
+        num_bytes = self.height_px * self.width_px * 3
+        pixels = np.zeros((len(table), self.height_px, self.width_px, 3), np.uint8)
+        sizes = np.zeros((len(table), 2), np.int32)
+        errors: list[ImageError | None] = []
+        for row, uri in enumerate(table["uri"].to_pylist()):
+            try:
+                image = self._decode(uri)
+                pixels[row], sizes[row] = image.pixels, (image.width_px, image.height_px)
+                errors.append(None)
+            except ImageError as error:
+                errors.append(error)
+        images = pa.FixedSizeBinaryArray.from_buffers(pa.binary(num_bytes), len(table), [None, pa.py_buffer(pixels)])
+        columns = {
+            "image": images,
+            "width_px": pa.array(sizes[:, 0]),
+            "height_px": pa.array(sizes[:, 1]),
+            "error_type": pa.array([error and type(error).__name__ for error in errors], pa.string()),
+            "error_message": pa.array([error and str(error) for error in errors], pa.string()),
+        }
+        return _with_columns(table, columns)
+
+    def _decode(self, uri: str) -> DecodedImage:
+        try:
+            content = read_bytes(uri)
+        except (OSError, InputError, pa.ArrowException) as error:
+            raise ImageMissingError(f"cannot be read: {error}") from error
+        return decode_image(
+            content,
+            height_px=self.height_px,
+            width_px=self.width_px,
+            exif_orientation=self.exif_orientation,
+            max_pixels=self.max_pixels,
+        )
+
+
+class _ModelHolder:
+    """An operator that holds a model for the life of its process.
+
+    A constructor that raises is started again and again by a cluster, so what goes wrong there is kept, and raised by
+    the first call: it then ends the run with its own message.
+    """
+
+    def __init__(self, load: Callable[[], Any], num_threads: int | None) -> None:
+        self._error: RaycapError | None = None
+        try:
+            from raycap.devices import configure
+
+            configure(num_threads)
+            self._model = load()
+        except RaycapError as error:
+            self._error = error
+
+    @property
+    def model(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._model
+
+
+class EncodePhotos(_ModelHolder):
+    """Compute the feature of each photo.
+
+    Reads `image`, `error_type`; adds `feature`, a fixed-size list (zeros where a photo failed); drops `image`. The
+    encoder's card goes into the schema's metadata.
+    """
+
+    def __init__(
+        self,
+        load: "LoadEncoder",
+        *,
+        dtype: str = "float32",
+        batch_size: int = 32,
+        num_threads: int | None = None,
+        expected: EncoderCard | None = None,
+    ) -> None:
+        """Load the encoder.
+
+        Args:
+            load: gives the encoder.
+            dtype: `float32` or `float16`, of the features.
+            batch_size: photos a model call.
+            num_threads: of TensorFlow; None leaves its choice.
+            expected: of the features already there; another encoder's are not added to them.
+        """
+        self._dtype = pa.float16() if dtype == "float16" else pa.float32()
+        self._batch_size = batch_size
+        self._expected = expected
+        super().__init__(load, num_threads)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Return `table` with the column added."""
+        card: EncoderCard = self.model.card
+        if self._expected is not None:
+            self._expected.require_same(card, mine="the features already there", others="this run's encoder")
+        images = _to_images(table["image"].combine_chunks(), card)
+        good = np.flatnonzero(pc.is_null(table["error_type"]).to_numpy(zero_copy_only=False))
+        features = np.zeros((len(table), card.dim), np.float32)
+        for start in range(0, len(good), self._batch_size):
+            rows = good[start : start + self._batch_size]
+            features[rows] = self.model.encode(images[rows])
+        table = _with_columns(table.drop_columns(["image"]), {"feature": feature_array(features, self._dtype)})
+        schema = feature_schema(card.dim, self._dtype, card.to_json().encode())
+        position = table.schema.get_field_index("feature")
+        return table.cast(table.schema.set(position, schema.field("feature"))).replace_schema_metadata(schema.metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadEncoder:
+    """Gives an encoder, by name or by the card of the features that a model was trained on.
+
+    Attributes:
+        name: see `raycap.encoder.load_encoder`.
+        weights: likewise.
+        seed: likewise.
+        exif_orientation: likewise.
+        card: if given, decides all of these.
+        file: with `card`, where the encoder's file is now.
+    """
+
+    name: str = ""
+    weights: str = ""
+    seed: int = 0
+    exif_orientation: bool = False
+    card: EncoderCard | None = None
+    file: str | None = None
+
+    def __call__(self) -> Any:
+        """Return the encoder."""
+        from raycap.encoder import load_encoder, reload_encoder
+
+        if self.card is not None:
+            return reload_encoder(self.card, file=self.file)
+        return load_encoder(self.name, weights=self.weights, seed=self.seed, exif_orientation=self.exif_orientation)
+
+
+class CaptionFeatures(_ModelHolder):
+    """Caption each photo from its feature.
+
+    Reads `feature`, and `error_type` if there is one; adds `caption`, `log_prob`, `num_tokens`; drops `feature`.
+    """
+
+    def __init__(
+        self, bundle: str, decoding: DecodingConfig, *, batch_size: int = 256, num_threads: int | None = None
+    ) -> None:
+        """Load the bundle.
+
+        Args:
+            bundle: its location.
+            decoding: how a caption is searched for.
+            batch_size: photos searched together.
+            num_threads: of TensorFlow; None leaves its choice.
+        """
+        self._decoding = decoding
+        self._batch_size = batch_size
+
+        def load() -> Any:
+            from raycap.captioner import Captioner
+
+            return Captioner.load(bundle)
+
+        super().__init__(load, num_threads)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Return `table` with the columns added."""
+        features = to_array(table["feature"])
+        captions = ["" for _ in range(len(table))]
+        log_probs = np.zeros(len(table), np.float32)
+        num_tokens = np.zeros(len(table), np.int32)
+        good = np.arange(len(table))
+        if "error_type" in table.column_names:
+            good = np.flatnonzero(pc.is_null(table["error_type"]).to_numpy(zero_copy_only=False))
+        for start in range(0, len(good), self._batch_size):
+            rows = good[start : start + self._batch_size]
+            for row, best in zip(rows, self.model.caption_features(features[rows], self._decoding), strict=True):
+                captions[row], log_probs[row], num_tokens[row] = best.caption, best.log_prob, best.num_tokens
+        columns = {
+            "caption": pa.array(captions, pa.string()),
+            "log_prob": pa.array(log_probs),
+            "num_tokens": pa.array(num_tokens),
+        }
+        return _with_columns(table.drop_columns(["feature"]), columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteShards:
+    """Write the block's shards; leaves one row, `done` and `failed`, of how many photos they hold.
+
+    Attributes:
+        output: where to.
+        columns: what a row holds.
+        constants: string columns that are the same for every photo.
+    """
+
+    output: ShardedOutput
+    columns: Sequence[str]
+    constants: tuple[tuple[str, str], ...] = ()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Write `table`; return the counts."""
+        constants = {name: pa.array([value] * len(table), pa.string()) for name, value in self.constants}
+        counts = self.output.write(_with_columns(table, constants), columns=self.columns)
+        return pa.table({"done": [counts.done], "failed": [counts.failed]})
+
+
+def _with_columns(table: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:
+    for name, values in columns.items():
+        table = table.append_column(name, values)
+    return table
+
+
+def _to_images(column: pa.FixedSizeBinaryArray, card: EncoderCard) -> NDArray[np.uint8]:
+    """Return the photos of an `image` column as `(photos, height, width, 3)` uint8, without a copy."""
+    size = card.height_px * card.width_px * 3
+    if column.type.byte_width != size:
+        raise InputError(f"{card.name} takes {card.height_px} x {card.width_px} photos; they were decoded otherwise")
+    pixels = np.frombuffer(column.buffers()[1], np.uint8, len(column) * size, column.offset * size)
+    return pixels.reshape(len(column), card.height_px, card.width_px, 3)

@@ -1,0 +1,139 @@
+"""Ray Data jobs over photos: shards in, operators over them, to the end. Knows nothing of what the operators do."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from raycap.cluster import Placement, own_errors
+from raycap.errors import TooManyFailuresError
+from raycap.progress import Progress
+from raycap.shards import ShardCounts
+
+_LIGHT_CPUS = 0.25
+_WRITE_CPUS = 0.1
+_MIN_PHOTOS_TO_JUDGE = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelStep:
+    """An operator class that holds a model, run in a pool of actors.
+
+    Attributes:
+        operator: the class.
+        options: its constructor's keyword arguments.
+        placement: of its actors.
+    """
+
+    operator: type
+    placement: Placement
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+Step = ModelStep | Callable[[pa.Table], pa.Table]
+
+
+class _Shards(Datasource):  # type: ignore[misc]
+    """Ray Data's view of tables that are in the driver: each becomes one block, sent when its turn comes."""
+
+    def __init__(self, tables: Sequence[pa.Table]) -> None:
+        super().__init__()
+        self._tables = tables
+
+    def estimate_inmemory_data_size(self) -> int:
+        return sum(table.nbytes for table in self._tables)
+
+    def get_read_tasks(self, *_args: object, **_options: object) -> list[ReadTask]:
+        return [self._task(table) for table in self._tables]
+
+    @staticmethod
+    def _task(table: pa.Table) -> ReadTask:
+        metadata = BlockMetadata(num_rows=len(table), size_bytes=table.nbytes, input_files=None, exec_stats=None)
+        return ReadTask(lambda: [table], metadata, schema=table.schema)
+
+
+def photos_per_block(photo_bytes: int) -> int:
+    """Return how many photos fit in a block that Ray Data passes on whole, three quarters of its target size."""
+    target = DataContext.get_current().target_max_block_size or 128 * 2**20
+    return max(1, int(0.75 * target / photo_bytes))
+
+
+def run_blocks(shards: Sequence[pa.Table], steps: Sequence[Step]) -> Iterator[pa.Table]:
+    """Run shards, a block each, through the steps and yield the blocks that come out, as they come.
+
+    Raises:
+        RaycapError: one that an operator raised, as it was raised.
+    """
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    with own_errors():
+        yield from _build(shards, steps).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+def run_shards(
+    shards: Sequence[pa.Table], steps: Sequence[Step], *, label: str, before: ShardCounts, max_failure_rate: float
+) -> ShardCounts:
+    """Run shards through steps that end in `WriteShards`, showing progress.
+
+    Args:
+        shards: the pending photos.
+        steps: what is done to them.
+        label: for the progress bar.
+        before: what earlier runs finished.
+        max_failure_rate: share of this run's photos that may fail.
+
+    Returns:
+        What this run finished.
+
+    Raises:
+        TooManyFailuresError: as soon as more photos fail, once enough have been tried to judge.
+        RaycapError: one that an operator raised.
+    """
+    counts = ShardCounts()
+    pending = sum(len(shard) for shard in shards)
+    with Progress(label, before.total + pending, unit="photos", done=before.total) as progress:
+        for block in run_blocks(shards, steps):
+            counts += ShardCounts(sum(block["done"].to_pylist()), sum(block["failed"].to_pylist()))
+            progress.update(before.total + counts.total, note=f"{counts.failed} failed" if counts.failed else "")
+            if counts.total >= min(_MIN_PHOTOS_TO_JUDGE, pending) and counts.failed > max_failure_rate * counts.total:
+                raise TooManyFailuresError(
+                    f"{counts.failed} of {counts.total} photos failed, more than --workers.max-failure-rate "
+                    f"{max_failure_rate:g}; the failures table says why"
+                )
+    return counts
+
+
+def _build(shards: Sequence[pa.Table], steps: Sequence[Step]) -> Dataset:
+    """Return the lazy dataset that runs each shard, as one block, through the steps."""
+    tables = [shard.combine_chunks() for shard in shards]
+    whole_blocks: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
+    dataset = ray.data.read_datasource(_Shards(tables), override_num_blocks=len(tables), num_cpus=_LIGHT_CPUS)
+    for step in steps:
+        if isinstance(step, ModelStep):
+            dataset = dataset.map_batches(
+                step.operator,
+                fn_constructor_kwargs=dict(step.options),
+                compute=ActorPoolStrategy(min_size=1, max_size=step.placement.num_workers),
+                num_cpus=step.placement.num_cpus,
+                num_gpus=step.placement.num_gpus or None,
+                **whole_blocks,
+            )
+        else:
+            cpus = _LIGHT_CPUS if step is steps[0] else _WRITE_CPUS
+            dataset = dataset.map_batches(_as_function(step), num_cpus=cpus, **whole_blocks)
+    return dataset
+
+
+def _as_function(operator: Callable[[pa.Table], pa.Table]) -> Callable[[pa.Table], pa.Table]:
+    """Ray Data takes any callable object for an actor class; a plain function runs in tasks."""
+
+    def apply(table: pa.Table) -> pa.Table:
+        return operator(table)
+
+    apply.__name__ = type(operator).__name__
+    return apply

@@ -1,0 +1,71 @@
+"""What prepare wrote, read back: manifest, captions, tokenizer. Knows neither Ray nor TensorFlow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycap.errors import InputError
+from raycap.storage import exists, join, read_table, read_text
+from raycap.text import Tokenizer
+
+PHOTOS_FILE = "photos.parquet"
+CAPTIONS_FILE = "captions.parquet"
+TOKENIZER_FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared dataset.
+
+    Attributes:
+        location: prepare's `--out`.
+    """
+
+    location: str
+
+    @classmethod
+    def open(cls, location: str) -> "Prepared":
+        """Open what prepare wrote.
+
+        Raises:
+            InputError: if it is not there, or not whole.
+        """
+        for name in (PHOTOS_FILE, CAPTIONS_FILE, TOKENIZER_FILE):
+            if not exists(join(location, name)):
+                raise InputError(f"there is no {name} in {location}; run raycap prepare first")
+        return cls(location)
+
+    @cached_property
+    def photos(self) -> pa.Table:
+        """The manifest; `schema.PHOTOS`."""
+        return read_table(join(self.location, PHOTOS_FILE), columns=["image_id", "uri", "split"])
+
+    @cached_property
+    def captions(self) -> pa.Table:
+        """The captions; `schema.CAPTIONS`."""
+        columns = ["image_id", "split", "caption", "clean_caption"]
+        return read_table(join(self.location, CAPTIONS_FILE), columns=columns)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The vocabulary."""
+        location = join(self.location, TOKENIZER_FILE)
+        return Tokenizer.from_json(read_text(location), source=location)
+
+    def references(self, split: str) -> dict[str, Sequence[str]]:
+        """Return the captions of each photo of a split, as people wrote them.
+
+        Raises:
+            InputError: if the split has none; the message says which have.
+        """
+        rows = self.captions.filter(pc.equal(self.captions["split"], split))
+        references: dict[str, list[str]] = {}
+        for image_id, caption in zip(rows["image_id"].to_pylist(), rows["caption"].to_pylist(), strict=True):
+            references.setdefault(image_id, []).append(caption)
+        if not references:
+            there = sorted(set(self.captions["split"].drop_null().to_pylist()))
+            raise InputError(f"{self.location} has no {split} captions; give --split {' or '.join(there)}")
+        return dict(references)

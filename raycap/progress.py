@@ -1,0 +1,80 @@
+"""What a person sees of a long run: a bar in a terminal, lines now and then elsewhere. Knows nothing of what runs."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+_LINE_EVERY_S = 10.0
+
+
+def say(message: str) -> None:
+    """Write a line for people, on standard error: standard output is for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Units done of a total, with their rate and a note, on standard error."""
+
+    def __init__(self, label: str, total: int, *, unit: str, done: int = 0) -> None:
+        """Say what is counted.
+
+        Args:
+            label: what is under way.
+            total: units in all.
+            unit: what they are, in the plural.
+            done: units done before; they count for nothing in the rate.
+        """
+        self._label, self._total, self._unit = label, total, unit
+        self._done = self._first = done
+        self._note = ""
+        self._said = done
+        self._started = self._last_line = time.monotonic()
+        console = Console(stderr=True)
+        self._bar: Bar | None = None
+        if console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            self._bar = Bar(*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console)
+            self._task = self._bar.add_task(label, total=total, completed=done, rate="")
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self._done != self._said:
+            self._line()
+
+    def update(self, done: int, *, note: str = "", label: str | None = None) -> None:
+        """Show that `done` units are done.
+
+        Args:
+            done: in all, those before included.
+            note: said behind the rate, such as failures or a loss.
+            label: what is under way now, if it changed; the rate starts anew.
+        """
+        if label is not None and label != self._label:
+            self._label, self._first, self._started = label, done, time.monotonic()
+        self._done, self._note = done, note
+        if self._bar is not None:
+            rate = f"{self._rate():.1f} {self._unit}/s {note}"
+            self._bar.update(self._task, completed=done, description=self._label, rate=rate)
+        elif time.monotonic() - self._last_line >= _LINE_EVERY_S:
+            self._line()
+
+    def _rate(self) -> float:
+        return (self._done - self._first) / max(time.monotonic() - self._started, 1e-9)
+
+    def _line(self) -> None:
+        self._last_line, self._said = time.monotonic(), self._done
+        note = f", {self._note}" if self._note else ""
+        say(f"{self._label}: {self._done}/{self._total} {self._unit}, {self._rate():.1f} {self._unit}/s{note}")

@@ -1,0 +1,135 @@
+"""The record beside a stage's output: what was run, with what, what came of it. Knows neither Ray nor TensorFlow."""
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+from raycap.errors import ConflictError, FormatError, InputError
+from raycap.schema import FORMAT_VERSION
+from raycap.storage import exists, is_folder, join, read_json, write_json
+
+RUN_FILE = "run.json"
+
+
+def short_hash(value: Any) -> str:
+    """Return a short hash of anything that JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of raycap and of the packages that decide its results."""
+    names = ("raycap", "ray", "keras", "tensorflow", "tensorflow-cpu", "numpy", "pillow", "pyarrow", "nltk")
+    return {name: metadata.version(name) for name in names if _is_installed(name)}
+
+
+def _is_installed(name: str) -> bool:
+    return next(iter(metadata.distributions(name=name)), None) is not None
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that raycap runs from, or None where it is installed."""
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / ".git").exists():
+        return None
+    answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or None
+
+
+@dataclasses.dataclass(kw_only=True)
+class Run:
+    """The record beside a stage's output, `run.json`: what was run, with what, and what came of it.
+
+    Attributes:
+        out: the folder that the stage writes.
+        stage: its name.
+        config: every option.
+        identity: the part of the configuration that decides what the output holds; an output made under another
+            identity is never added to.
+        result: what came of it; None until it is finished.
+    """
+
+    out: str
+    stage: str
+    config: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    started_at: str = dataclasses.field(default_factory=_now)
+    result: Mapping[str, Any] | None = None
+
+    @classmethod
+    def open(
+        cls, out: str, stage: str, config: Any, *, ignore: Iterable[str] = (), inputs: Mapping[str, Any] | None = None
+    ) -> "Run":
+        """Start or resume the run whose output is `out`.
+
+        Args:
+            out: the output folder.
+            stage: the stage's name.
+            config: its dataclass.
+            ignore: names of options that do not change what the output holds.
+            inputs: what else decides what the output holds, such as hashes of the inputs.
+
+        Raises:
+            ConflictError: if `out` was made by another stage or with other options; the message names them.
+            FormatError: if its record is damaged or newer than this raycap.
+        """
+        values = json.loads(json.dumps(dataclasses.asdict(config)))
+        identity = {name: value for name, value in values.items() if name not in {"out", *ignore}}
+        identity |= inputs or {}
+        run = cls(out=out, stage=stage, config=values, identity=identity)
+        earlier = read_run(out)
+        if earlier is None:
+            if exists(out) and not is_folder(out):
+                raise InputError(f"{out} is a file; give a folder to write to")
+            return run
+        if earlier["stage"] != stage:
+            raise ConflictError(f"{out} holds the output of {earlier['stage']}; give {stage} another --out")
+        was = cast("dict[str, Any]", earlier["identity"])
+        changed = [name for name in sorted({*was, *identity}) if was.get(name) != identity.get(name)]
+        if changed:
+            said = "; ".join(f"{name} was {was.get(name)!r}, now {identity.get(name)!r}" for name in changed)
+            raise ConflictError(f"{out} was made with other options ({said}); give another --out, or the old options")
+        run.result = earlier["result"]
+        return run
+
+    def save(self, result: Mapping[str, Any] | None = None) -> None:
+        """Write the record; with `result`, as finished."""
+        self.result = result
+        record = {
+            "format_version": FORMAT_VERSION,
+            "stage": self.stage,
+            "config": self.config,
+            "identity": self.identity,
+            "versions": versions(),
+            "git_commit": _git_commit(),
+            "started_at": self.started_at,
+            "finished_at": None if result is None else _now(),
+            "result": result,
+        }
+        write_json(join(self.out, RUN_FILE), record)
+
+
+def read_run(out: str) -> dict[str, Any] | None:
+    """Return the record beside an output, or None if there is none.
+
+    Raises:
+        FormatError: if it is damaged, or written by a newer raycap.
+    """
+    location = join(out, RUN_FILE)
+    if not exists(location):
+        return None
+    record = read_json(location)
+    if not isinstance(record, dict) or "format_version" not in record:
+        raise FormatError(f"{location} was not written by raycap")
+    if record["format_version"] > FORMAT_VERSION:
+        raise FormatError(f"{location} was written by a newer raycap; upgrade raycap to use this folder")
+    return record

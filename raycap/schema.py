@@ -1,0 +1,91 @@
+"""Column names, Arrow schemas and special tokens that every stage agrees on; knows no library but pyarrow."""
+
+from typing import Final
+
+import pyarrow as pa
+
+FORMAT_VERSION: Final = 1
+"""Version of everything raycap writes; a reader refuses a newer one."""
+
+SPLITS: Final = ("train", "dev", "test")
+
+START_TOKEN: Final = "startseq"
+END_TOKEN: Final = "endseq"
+PAD_ID: Final = 0
+"""Token id of padding; words are numbered from 1."""
+
+CARD_KEY: Final = b"raycap.encoder"
+"""Key of the encoder's card (JSON) in the schema metadata of a feature shard."""
+
+PHOTOS: Final = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("split", pa.string()),
+    ]
+)
+"""The manifest: one row a photo. `split` is null for a photo that is in no split."""
+
+CAPTIONS: Final = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("split", pa.string()),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("clean_caption", pa.string(), nullable=False),
+    ]
+)
+"""One row a reference caption: as written by a person, and cleaned for training (words joined by spaces)."""
+
+FAILURES: Final = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("error_type", pa.string(), nullable=False),
+        pa.field("error_message", pa.string(), nullable=False),
+    ]
+)
+"""One row a photo that could not be used, and why."""
+
+GENERATED: Final = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("log_prob", pa.float32(), nullable=False),
+        pa.field("num_tokens", pa.int32(), nullable=False),
+        pa.field("width_px", pa.int32(), nullable=False),
+        pa.field("height_px", pa.int32(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("encoder", pa.string(), nullable=False),
+    ]
+)
+"""What `caption` writes: one row a photo."""
+
+HYPOTHESES: Final = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("hypothesis", pa.string(), nullable=False),
+        pa.field("log_prob", pa.float32(), nullable=False),
+        pa.field("references", pa.list_(pa.string()), nullable=False),
+    ]
+)
+"""What `evaluate` writes: one row a photo of the scored split."""
+
+
+def feature_schema(dim: int, dtype: pa.DataType, card_json: bytes) -> pa.Schema:
+    """Return the schema of a feature shard.
+
+    Args:
+        dim: numbers a photo.
+        dtype: `pa.float32()` or `pa.float16()`.
+        card_json: the encoder's card, kept in the schema's metadata under `CARD_KEY`.
+
+    Returns:
+        `image_id` and `feature`, a plain fixed-size list, which pandas, DuckDB and polars all read.
+    """
+    fields = [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("feature", pa.list_(pa.field("item", dtype, nullable=False), dim), nullable=False),
+    ]
+    return pa.schema(fields, metadata={CARD_KEY: card_json})

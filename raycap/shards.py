@@ -1,0 +1,137 @@
+"""A stage's output as Parquet shards: what is finished, what is pending, and how a shard is written.
+
+Knows neither Ray nor TensorFlow.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycap.schema import FAILURES
+from raycap.storage import delete_file, delete_temporary_files, join, list_files, read_table, write_table
+
+FAILURES_FOLDER = "failures"
+ERROR_COLUMNS = ("error_type", "error_message")
+
+
+@dataclass(frozen=True)
+class ShardCounts:
+    """How many photos a shard, or a run, holds.
+
+    Attributes:
+        done: photos with a row.
+        failed: photos with a row in the failures table.
+    """
+
+    done: int = 0
+    failed: int = 0
+
+    def __add__(self, other: "ShardCounts") -> "ShardCounts":
+        return ShardCounts(self.done + other.done, self.failed + other.failed)
+
+    @property
+    def total(self) -> int:
+        """Photos that are finished with, either way."""
+        return self.done + self.failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardedOutput:
+    """The output of one stage: a row for each photo, in `folder`, or a row in the failures table.
+
+    A shard appears whole or not at all, and is named after the photos it is about, so that a task that is run again
+    overwrites its own shard and nothing else.
+
+    Attributes:
+        out: the stage's output.
+        folder: where its rows go, inside `out`.
+        stage: its name, for the failures table.
+    """
+
+    out: str
+    folder: str
+    stage: str
+
+    @property
+    def rows(self) -> str:
+        """Where the shards are."""
+        return join(self.out, self.folder)
+
+    @property
+    def failures(self) -> str:
+        """Where the shards of the failures table are."""
+        return join(self.out, FAILURES_FOLDER)
+
+    def pending(self, photos: pa.Table, *, retry_failed: bool = False) -> pa.Table:
+        """Return the photos that still have neither a row nor a failure, in their order.
+
+        Also removes what killed writers left, and with `retry_failed` the failures table, whose photos are pending
+        from then on.
+
+        Args:
+            photos: with `image_id`, each once.
+            retry_failed: try failed photos again.
+        """
+        for location in (self.rows, self.failures):
+            delete_temporary_files(location)
+        if retry_failed:
+            for name in list_files(self.failures):
+                delete_file(join(self.failures, name))
+        finished = [*self._image_ids(self.rows), *self._image_ids(self.failures)]
+        return photos.filter(pc.invert(pc.is_in(photos["image_id"], pa.array(finished, pa.string()))))
+
+    def counts(self, photos: pa.Table) -> ShardCounts:
+        """Return how many of `photos` have a row and how many failed; a row counts where there are both."""
+        wanted = set(photos["image_id"].to_pylist())
+        done = wanted.intersection(self._image_ids(self.rows))
+        return ShardCounts(len(done), len(wanted.intersection(self._image_ids(self.failures)) - done))
+
+    def write(self, table: pa.Table, *, columns: Sequence[str]) -> ShardCounts:
+        """Write the shards of some photos: one of rows, one of failures, either only if it is not empty.
+
+        Args:
+            table: `image_id`, `uri`, `error_type` (null where a photo went well), `error_message`, and `columns`. The
+                schema's metadata is kept.
+            columns: what a row holds.
+        """
+        name = shard_name(table["image_id"].to_pylist())
+        failed = pc.is_valid(table["error_type"])
+        rows = table.filter(pc.invert(failed)).select(list(columns))
+        failures = table.filter(failed).select(["image_id", "uri", *ERROR_COLUMNS])
+        failures = failures.add_column(2, "stage", pa.array([self.stage] * len(failures), pa.string()))
+        if len(failures):
+            write_table(join(self.failures, name), failures.cast(FAILURES))
+        if len(rows):
+            write_table(join(self.rows, name), rows)
+        return ShardCounts(len(rows), len(failures))
+
+    def _image_ids(self, folder: str) -> Iterable[str]:
+        for name in list_files(folder):
+            if name.endswith(".parquet"):
+                yield from read_table(join(folder, name), columns=["image_id"])["image_id"].to_pylist()
+
+
+def shard_name(image_ids: Sequence[str]) -> str:
+    """Return the file name of the shard about these photos: the same for the same photos in the same order."""
+    digest = hashlib.sha256("\0".join(image_ids).encode("utf-8", "surrogatepass")).hexdigest()
+    return f"part-{digest[:20]}.parquet"
+
+
+def cut(photos: pa.Table, *, shard_size: int, num_workers: int) -> list[pa.Table]:
+    """Cut photos into shards of even size, in order.
+
+    Args:
+        photos: at least one.
+        shard_size: photos a shard at most.
+        num_workers: each gets four shards or more, so that none waits long for the last; but of no fewer than 16
+            photos, below which a file is not worth its while.
+    """
+    size = max(min(shard_size, ceil(len(photos) / (4 * num_workers))), min(16, shard_size))
+    num_shards = ceil(len(photos) / size)
+    bounds = [len(photos) * index // num_shards for index in range(num_shards + 1)]
+    return [photos.slice(start, stop - start) for start, stop in pairwise(bounds)]

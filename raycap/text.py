@@ -1,0 +1,151 @@
+"""Captions to words to numbers and back; knows neither files' layout, Ray nor TensorFlow."""
+
+import json
+import string
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Self
+
+from raycap.errors import FormatError
+from raycap.schema import END_TOKEN, FORMAT_VERSION, PAD_ID, START_TOKEN
+
+_DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def clean_words(caption: str, *, keep_one_letter_words: bool = False) -> list[str]:
+    """Return the words of a caption, cleaned as the tutorial does.
+
+    Lower-case; strip ASCII punctuation; drop words of one character; drop words that are not all letters; in that
+    order, on white-space tokens.
+
+    Args:
+        caption: as a person wrote it.
+        keep_one_letter_words: keep "a" and its like, which the `standard` protocol scores.
+    """
+    shortest = 1 if keep_one_letter_words else 2
+    words = (word.translate(_DROP_PUNCTUATION) for word in caption.lower().split())
+    return [word for word in words if len(word) >= shortest and word.isalpha()]
+
+
+def standard_words(caption: str) -> list[str]:
+    """Return the words of a caption as the field scores them: lower-case, no punctuation, every word kept."""
+    words = (word.translate(_DROP_PUNCTUATION) for word in caption.lower().split())
+    return [word for word in words if word]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """A vocabulary fitted on the training captions, and the cleaning it was fitted under.
+
+    Attributes:
+        words: by falling frequency in training, ties by first appearance; word `i` has id `i + 1`. Start and end
+            tokens are among them; id 0 is padding.
+        max_length: tokens of the longest training caption, start and end included.
+        keep_one_letter_words: how captions were cleaned.
+        min_word_count: rarer words were left out of the vocabulary.
+    """
+
+    words: tuple[str, ...]
+    max_length: int
+    keep_one_letter_words: bool = False
+    min_word_count: int = 1
+    format_version: int = field(default=FORMAT_VERSION, init=False)
+
+    @classmethod
+    def fit(cls, captions: Iterable[str], *, keep_one_letter_words: bool = False, min_word_count: int = 1) -> Self:
+        """Fit a vocabulary on raw training captions.
+
+        Args:
+            captions: as people wrote them; cleaned here.
+            keep_one_letter_words: see `clean_words`.
+            min_word_count: leave out words seen fewer times; encoding drops them, as the tutorial drops unknown ones.
+        """
+        counts: Counter[str] = Counter()
+        sentences: list[list[str]] = []
+        for caption in captions:
+            words = [START_TOKEN, *clean_words(caption, keep_one_letter_words=keep_one_letter_words), END_TOKEN]
+            counts.update(words)
+            sentences.append(words)
+        kept = {word for word, count in counts.items() if count >= min_word_count} | {START_TOKEN, END_TOKEN}
+        ranked = sorted((word for word in counts if word in kept), key=lambda word: -counts[word])
+        longest = max((sum(word in kept for word in words) for words in sentences), default=2)
+        return cls(
+            words=tuple(ranked),
+            max_length=longest,
+            keep_one_letter_words=keep_one_letter_words,
+            min_word_count=min_word_count,
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Words, start, end and padding."""
+        return len(self.words) + 1
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Token id of each word."""
+        return {word: index for index, word in enumerate(self.words, start=1)}
+
+    @property
+    def start_id(self) -> int:
+        """Token id that opens every caption."""
+        return self.ids[START_TOKEN]
+
+    @property
+    def end_id(self) -> int:
+        """Token id that closes every caption."""
+        return self.ids[END_TOKEN]
+
+    def clean(self, caption: str) -> list[str]:
+        """Return the caption's words under this tokenizer's cleaning, unknown ones included."""
+        return clean_words(caption, keep_one_letter_words=self.keep_one_letter_words)
+
+    def encode(self, words: Iterable[str]) -> list[int]:
+        """Return start, the ids of the known words, end; unknown words are dropped, as in the tutorial."""
+        ids = self.ids
+        known = [ids[word] for word in words if word in ids]
+        return [self.start_id, *known, self.end_id]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the words joined by spaces, up to the end token, without start, end and padding."""
+        words: list[str] = []
+        for token_id in token_ids:
+            if token_id == self.end_id:
+                break
+            if token_id not in (PAD_ID, self.start_id):
+                words.append(self.words[token_id - 1])
+        return " ".join(words)
+
+    def to_json(self) -> str:
+        """Return the tokenizer as JSON, for `from_json`."""
+        return json.dumps(
+            {
+                "format_version": self.format_version,
+                "max_length": self.max_length,
+                "keep_one_letter_words": self.keep_one_letter_words,
+                "min_word_count": self.min_word_count,
+                "words": self.words,
+            },
+            ensure_ascii=False,
+            indent=1,
+        )
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str = "tokenizer.json") -> Self:
+        """Return the tokenizer that `to_json` wrote.
+
+        Raises:
+            FormatError: if `text` is not a tokenizer, or one written by a newer raycap.
+        """
+        try:
+            fields = json.loads(text)
+            if fields.pop("format_version") > FORMAT_VERSION:
+                raise FormatError(f"{source} was written by a newer raycap; upgrade raycap to read it")
+            tokenizer = cls(**(fields | {"words": tuple(fields["words"])}))
+            if not {START_TOKEN, END_TOKEN} <= set(tokenizer.words):
+                raise ValueError(f"{START_TOKEN} or {END_TOKEN} is not among its words")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise FormatError(f"{source} is not a tokenizer written by raycap: {error}") from error
+        return tokenizer

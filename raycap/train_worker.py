@@ -1,0 +1,206 @@
+"""One worker of the train stage: its stream of batches, its epochs, and what the first worker writes.
+
+Runs inside Ray Train's processes; knows nothing of how they are started.
+"""
+
+import math
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import ray.train
+from tensorboardX import SummaryWriter
+
+from raycap.config import TrainConfig
+from raycap.diagram import model_svg
+from raycap.features import FeatureSet
+from raycap.model_card import BUNDLE_FOLDER, ModelCard
+from raycap.prepared import Prepared
+from raycap.runs import versions
+from raycap.sequences import PackedBatch, encode_captions, packed_batches, stream_photos
+from raycap.storage import join, upload_folder, write_json, write_text
+
+TENSORBOARD_FOLDER: Final = "tensorboard"
+HISTORY_FILE: Final = "history.json"
+DIAGRAM_FILE: Final = "model.svg"
+_DEV_BATCH_SIZE = 64
+_SHOW_EVERY_S = 0.5
+
+
+def run_worker(options: dict[str, Any]) -> None:
+    """Train on one worker; what Ray Train runs in each.
+
+    Args:
+        options: `config`, `num_threads`, and the `board` that the first worker reports to.
+    """
+    import tensorflow as tf
+
+    from raycap.devices import configure
+    from raycap.fitting import Fitter
+
+    config: TrainConfig = options["config"]
+    context = ray.train.get_context()
+    rank, num_workers = context.get_world_rank(), context.get_world_size()
+    configure(None if config.use_gpu else options["num_threads"])
+    strategy = tf.distribute.MultiWorkerMirroredStrategy() if num_workers > 1 else None
+    data = _Data(config, rank=rank, num_workers=num_workers)
+    fitter = Fitter(
+        config,
+        vocab_size=data.prepared.tokenizer.vocab_size,
+        feature_dim=data.features.card.dim,
+        moments=data.moments(),
+        strategy=strategy,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        worker = _Worker(config, data, fitter, Path(folder), options["board"] if rank == 0 else None)
+        worker.resume()
+        while worker.goes_on():
+            worker.run_epoch()
+        if rank == 0:
+            worker.finish()
+
+
+class _Data:
+    """One worker's batches, streamed from storage."""
+
+    def __init__(self, config: TrainConfig, *, rank: int, num_workers: int) -> None:
+        self._config = config
+        self._part = {"rank": rank, "num_workers": num_workers}
+        self.prepared = Prepared.open(config.prepared)
+        self.features = FeatureSet.open(config.features)
+        captions, tokenizer = self.prepared.captions, self.prepared.tokenizer
+        self._train = encode_captions(captions, tokenizer, "train")
+        self._dev = encode_captions(captions, tokenizer, "dev")
+
+    def moments(self) -> Any:
+        if self._config.model.normalization != "standardize":
+            return None
+        return self.features.moments(self._train.keys())
+
+    def train_batches(self, epoch: int) -> Iterator[PackedBatch]:
+        """Every training photo once, in an order that the seed and the epoch decide."""
+        rng = np.random.default_rng([self._config.seed, epoch])
+        photos = stream_photos(self.features, self._train, window=self._config.shuffle_window, rng=rng)
+        return packed_batches(photos, global_batch_size=self._config.global_batch_size, **self._part)
+
+    def dev_batches(self) -> Iterator[PackedBatch]:
+        photos = stream_photos(self.features, self._dev, window=_DEV_BATCH_SIZE)
+        return packed_batches(photos, global_batch_size=_DEV_BATCH_SIZE, **self._part)
+
+
+class _Worker:
+    """The epochs of one worker; the first one, which has the board, also writes."""
+
+    def __init__(self, config: TrainConfig, data: _Data, fitter: Any, folder: Path, board: Any) -> None:
+        self._config, self._data, self._fitter, self._board = config, data, fitter, board
+        self._checkpoint = folder / "checkpoint"
+        self._checkpoint.mkdir()
+        self._logs = folder / "tensorboard"
+        self._writer: SummaryWriter | None = None
+        self._history: list[dict[str, Any]] = []
+        self._shown_at = 0.0
+
+    @property
+    def _best(self) -> dict[str, Any]:
+        return min(self._history, key=lambda entry: entry["dev_loss"])
+
+    def resume(self) -> None:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is not None:
+            checkpoint.to_directory(self._checkpoint)
+            self._history = self._fitter.load_state(self._checkpoint)["history"]
+
+    def goes_on(self) -> bool:
+        if not self._history:
+            return self._config.epochs > 0
+        last = self._history[-1]
+        impatient = last["epoch"] - self._best["epoch"] >= self._config.patience
+        return last["epoch"] < self._config.epochs and not impatient and math.isfinite(last["dev_loss"])
+
+    def run_epoch(self) -> None:
+        epoch = len(self._history) + 1
+        started = time.monotonic()
+        num_captions = 0
+
+        def count(captions: int) -> None:
+            nonlocal num_captions
+            num_captions += captions
+            self._show(epoch, num_captions)
+
+        train_loss = self._fitter.train_epoch(epoch, self._data.train_batches(epoch), on_step=count)
+        wall_s = time.monotonic() - started
+        dev_loss = self._fitter.evaluate(self._data.dev_batches())
+        num_workers = ray.train.get_context().get_world_size()
+        entry = {
+            "epoch": epoch,
+            "train_loss": train_loss.mean,
+            "dev_loss": dev_loss.mean,
+            "train_targets": train_loss.num_targets,
+            "dev_targets": dev_loss.num_targets,
+            "captions_per_s": num_captions * num_workers / wall_s,
+            "wall_s": wall_s,
+        }
+        self._history.append(entry)
+        checkpoint = None
+        if self._board is not None:
+            self._write(entry)
+            self._show(epoch, num_captions, now=True)
+            checkpoint = ray.train.Checkpoint.from_directory(str(self._checkpoint))
+        ray.train.report(entry, checkpoint=checkpoint)
+
+    def finish(self) -> None:
+        """Write the bundle, with the weights of the best epoch."""
+        from raycap.model import Bundle, build_model
+
+        features, tokenizer = self._data.features, self._data.prepared.tokenizer
+        model = build_model(self._config.model, vocab_size=tokenizer.vocab_size, feature_dim=features.card.dim)
+        model.load_weights(self._fitter.best_weights(self._checkpoint))
+        card = ModelCard(
+            encoder=features.card,
+            max_length=tokenizer.max_length,
+            vocab_size=tokenizer.vocab_size,
+            training=asdict(self._config),
+            metrics=self._best,
+            versions=versions(),
+        )
+        Bundle(model, tokenizer, card).save(join(self._config.out, BUNDLE_FOLDER))
+        write_text(join(self._config.out, DIAGRAM_FILE), model_svg(model))
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        if entry is self._best:
+            self._fitter.keep_best(self._checkpoint)
+        self._fitter.save_state(self._checkpoint, {"history": self._history})
+        outcome = {
+            "best_epoch": self._best["epoch"],
+            "best_dev_loss": self._best["dev_loss"],
+            "history": self._history,
+            "peak_memory_bytes": _peak_memory_bytes(),
+        }
+        write_json(join(self._config.out, HISTORY_FILE), outcome)
+        self._log(entry)
+
+    def _log(self, entry: Mapping[str, Any]) -> None:
+        if self._writer is None:  # a resumed run writes a file of its own, and TensorBoard joins them
+            self._writer = SummaryWriter(str(self._logs))
+        for name in ("train_loss", "dev_loss", "captions_per_s"):
+            self._writer.add_scalar(name, entry[name], entry["epoch"])
+        self._writer.flush()
+        upload_folder(self._logs, join(self._config.out, TENSORBOARD_FOLDER))
+
+    def _show(self, epoch: int, num_captions: int, *, now: bool = False) -> None:
+        if self._board is None or (not now and time.monotonic() - self._shown_at < _SHOW_EVERY_S):
+            return
+        self._shown_at = time.monotonic()
+        done = num_captions * ray.train.get_context().get_world_size()
+        self._board.put.remote({"epoch": epoch, "done": done, "history": self._history})
+
+
+def _peak_memory_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
