@@ -11,6 +11,7 @@ from raycap.progress import say
 
 if TYPE_CHECKING:
     from raycap.caption import CaptionResult
+    from raycap.demo import DemoResult
     from raycap.evaluate import EvaluateResult
     from raycap.extract import ExtractResult
     from raycap.prepare import PrepareResult
@@ -84,7 +85,12 @@ def _run(stage: str, options: Sequence[str]) -> int:
 
     from raycap import config as configs
 
-    config = tyro.cli(getattr(configs, _STAGES[stage][0]), prog=f"raycap {stage}", args=list(options))
+    config = tyro.cli(
+        getattr(configs, _STAGES[stage][0]),
+        prog=f"raycap {stage}",
+        args=list(options),
+        config=(tyro.conf.OmitArgPrefixes,),  # --units, not --model.units
+    )
     if stage == "caption":
         return _caption(config)
     function: Callable[[Any], Any] = getattr(importlib.import_module(f"raycap.{stage}"), stage)
@@ -155,9 +161,21 @@ def _say_caption(result: "CaptionResult", config: Any) -> str:
     return f"{result.num_captions:,} captions{where}{failed}"
 
 
+def _say_demo(result: "DemoResult", config: Any) -> str:
+    examples = [
+        f"{each['image_id']}: {each['hypothesis']}\n    a person said: {each['references'][0]}"
+        for each in result.examples
+    ]
+    weights = "RANDOM weights" if result.weights == "random" else "ImageNet weights"
+    head = f"test scenes, whose combinations training does not show (VGG16 with {weights})"
+    scores = _say_evaluate(result.evaluation, config).rsplit("\n", 1)[0]
+    return "\n".join([head, *examples, "", scores, f"everything that a real run writes is in {config.out}"])
+
+
 _SAY: Mapping[str, Callable[[Any, Any], str]] = {
     "prepare": _say_prepare,
     "extract": _say_extract,
     "train": _say_train,
     "evaluate": _say_evaluate,
+    "demo": _say_demo,
 }

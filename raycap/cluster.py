@@ -81,7 +81,7 @@ def place(workers: WorkersConfig) -> Placement:
     cpus, node_cpus = cluster_cpus()
     per_worker = workers.num_gpus if workers.num_gpus is not None else min(1.0, gpus)
     if per_worker > gpus:
-        raise InputError(f"the cluster has {gpus:g} GPUs; give --workers.num-gpus {gpus:g} or less, or add nodes")
+        raise InputError(f"the cluster has {gpus:g} GPUs; give --num-gpus {gpus:g} or less, or add nodes")
     if per_worker > 0:
         num_workers = workers.num_workers or max(1, int(gpus / per_worker))
         num_cpus = min(1.0, _MODEL_SHARE * cpus / num_workers)

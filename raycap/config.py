@@ -119,7 +119,7 @@ class TrainConfig:
     """Epochs at most."""
     patience: int = 3
     """Stop after this many epochs without a lower dev loss."""
-    global_batch_size: int = 32
+    global_batch_size: int = 16
     """Photos a step, with all their captions, over all workers."""
     learning_rate: float = 1e-3
     """Adam's."""

@@ -146,9 +146,12 @@ def _largest(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     if count == 1:
         first: NDArray[np.int64] = np.argmax(values, axis=1, keepdims=True)
         return first
-    columns = np.sort(np.argpartition(-values, count - 1, axis=1)[:, :count], axis=1)
-    order = np.argsort(-np.take_along_axis(values, columns, axis=1), axis=1, kind="stable")
-    largest: NDArray[np.int64] = np.take_along_axis(columns, order, axis=1)
+    # argpartition would choose among ties at the edge as it likes, and otherwise on another machine
+    edge = np.partition(values, -count, axis=1)[:, -count, np.newaxis]
+    rows, columns = np.nonzero(values >= edge)
+    columns = columns[np.lexsort((columns, -values[rows, columns], rows))]
+    starts = np.searchsorted(rows, np.arange(len(values)))
+    largest: NDArray[np.int64] = columns[starts[:, np.newaxis] + np.arange(count)]
     return largest
 
 

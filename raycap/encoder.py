@@ -5,10 +5,12 @@ Reference:
 """
 
 import hashlib
+import os
 import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -159,9 +161,9 @@ def _load_application(name: str, weights: str, seed: int) -> tuple[Any, dict[str
 
 def _find_application(name: str) -> tuple[ModuleType, Any]:
     """Return the keras.applications module and the builder of a model, by its name in any case."""
-    modules = [each for each in vars(keras.applications).values() if hasattr(each, "preprocess_input")]
-    builders = {name.lower(): (module, getattr(module, name)) for module in modules for name in dir(module)}
-    return builders[name.lower()]
+    builders = {each.lower(): builder for each, builder in vars(keras.applications).items() if callable(builder)}
+    builder = builders[name.lower()]
+    return import_module(builder.__module__), builder
 
 
 def _load_weights(model: Any, location: str) -> None:
@@ -178,7 +180,7 @@ def _how_to_get(name: str, error: Exception) -> str:
     url = re.search(r"https?://\S+/([\w.-]+\.h5)", str(error))
     if url is None:
         return f"the ImageNet weights of {name} cannot be had: {_first_line(error)}"
-    folder = Path(keras.config.keras_home()) / "models"
+    folder = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
     return (
         f"the ImageNet weights of {name} cannot be downloaded; on a machine with internet download {url.group(0)} and "
         f"put it in {folder}/{url.group(1)}, or name the file with --weights"

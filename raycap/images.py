@@ -68,6 +68,8 @@ def decode_image(
 def _decode(
     image: Image.Image, height_px: int, width_px: int, exif_orientation: bool, max_pixels: int | None
 ) -> DecodedImage:
+    if image.format == "EPS":  # Pillow would run Ghostscript, which is no thing to do with strangers' files
+        raise ImageDecodeError("EPS is a program, not a photo")
     original_width, original_height = image.size
     if max_pixels is not None and original_width * original_height > max_pixels:
         raise ImageTooLargeError(f"{original_width} x {original_height} pixels; at most {max_pixels} are allowed")

@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+import zlib
 from typing import Any, Final
 
 from raycap.errors import InputError, WeightsError
@@ -59,7 +60,7 @@ def _saved_input_size(location: str) -> tuple[int, int]:
             config = json.loads(archive.read("config.json"))
         layers = config["config"]["layers"]
         shapes = [layer["config"]["batch_shape"] for layer in layers if layer["class_name"] == "InputLayer"]
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{location} is not a saved Keras model") from error
     if len(shapes) != 1 or not _is_photo(shapes[0]):
         raise WeightsError(f"{location} takes {shapes}; an encoder takes one photo, (None, height, width, 3)")
@@ -67,4 +68,9 @@ def _saved_input_size(location: str) -> tuple[int, int]:
 
 
 def _is_photo(shape: Any) -> bool:
-    return len(shape) == 4 and shape[3] == 3 and all(isinstance(side, int) for side in shape[1:3])
+    return (
+        isinstance(shape, list)
+        and len(shape) == 4
+        and shape[3] == 3
+        and all(isinstance(side, int) for side in shape[1:3])
+    )

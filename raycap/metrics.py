@@ -67,7 +67,10 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = {
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], protocol: Protocol) -> dict[str, float]:
-    """Return corpus BLEU.
+    """Return corpus BLEU, as nltk computes it.
+
+    That is sacrebleu's and the COCO toolkit's BLEU too, but for a hypothesis of fewer than n words: nltk counts one
+    wrong n-gram of order n for it, the others none.
 
     Args:
         hypotheses: a caption a photo.

@@ -102,7 +102,7 @@ class NextWord:
             return dense(features)
 
         def step(tokens: Any, photo: Any, hidden: Any, carry: Any) -> Any:
-            hidden, (hidden, carry) = cell(embedding(tokens), [hidden, carry], training=False)
+            hidden, (hidden, carry) = cell(tf.gather(embedding.embeddings, tokens), [hidden, carry], training=False)
             logits = next_word(merged_dense(merge([photo, hidden])))
             return tf.nn.log_softmax(logits), hidden, carry
 

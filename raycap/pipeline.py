@@ -71,6 +71,7 @@ def run_blocks(shards: Sequence[pa.Table], steps: Sequence[Step]) -> Iterator[pa
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True
     with own_errors():
         yield from _build(shards, steps).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
@@ -102,7 +103,7 @@ def run_shards(
             progress.update(before.total + counts.total, note=f"{counts.failed} failed" if counts.failed else "")
             if counts.total >= min(_MIN_PHOTOS_TO_JUDGE, pending) and counts.failed > max_failure_rate * counts.total:
                 raise TooManyFailuresError(
-                    f"{counts.failed} of {counts.total} photos failed, more than --workers.max-failure-rate "
+                    f"{counts.failed} of {counts.total} photos failed, more than --max-failure-rate "
                     f"{max_failure_rate:g}; the failures table says why"
                 )
     return counts

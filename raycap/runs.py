@@ -93,7 +93,7 @@ class Run:
             return run
         if earlier["stage"] != stage:
             raise ConflictError(f"{out} holds the output of {earlier['stage']}; give {stage} another --out")
-        was = cast("dict[str, Any]", earlier["identity"])
+        was = earlier["identity"]
         changed = [name for name in sorted({*was, *identity}) if was.get(name) != identity.get(name)]
         if changed:
             said = "; ".join(f"{name} was {was.get(name)!r}, now {identity.get(name)!r}" for name in changed)
@@ -128,8 +128,11 @@ def read_run(out: str) -> dict[str, Any] | None:
     if not exists(location):
         return None
     record = read_json(location)
-    if not isinstance(record, dict) or "format_version" not in record:
+    version = record.get("format_version") if isinstance(record, dict) else None
+    if not isinstance(version, int):
         raise FormatError(f"{location} was not written by raycap")
-    if record["format_version"] > FORMAT_VERSION:
+    if version > FORMAT_VERSION:
         raise FormatError(f"{location} was written by a newer raycap; upgrade raycap to use this folder")
-    return record
+    if not isinstance(record.get("identity"), dict) or not {"stage", "result"} <= record.keys():
+        raise FormatError(f"{location} is damaged: it lacks what raycap writes")
+    return cast("dict[str, Any]", record)

@@ -80,12 +80,14 @@ def prefix_pairs(photo: Photo, *, max_length: int, vocab_size: int) -> PrefixPai
     """Return the (prefix, next word) pairs of one photo, as the tutorial's generator yields them.
 
     Unlike the tutorial, prefixes are padded on the right, which masks the same words and runs on a GPU too.
+    Like it, of a prefix longer than `max_length` (dev captions may be) they keep the last words.
     """
     pairs = [(sequence[:end], sequence[end]) for sequence in photo.sequences for end in range(1, len(sequence))]
     prefixes = np.full((len(pairs), max_length), PAD_ID, np.int32)
     targets = np.zeros((len(pairs), vocab_size), np.float32)
     for row, (prefix, target) in enumerate(pairs):
-        prefixes[row, : len(prefix)] = prefix
+        kept = prefix[-max_length:]
+        prefixes[row, : len(kept)] = kept
         targets[row, target] = 1.0
     return PrefixPairs(np.repeat(photo.feature[np.newaxis], len(pairs), axis=0), prefixes, targets)
 

@@ -131,7 +131,7 @@ def cut(photos: pa.Table, *, shard_size: int, num_workers: int) -> list[pa.Table
         num_workers: each gets four shards or more, so that none waits long for the last; but of no fewer than 16
             photos, below which a file is not worth its while.
     """
-    size = max(min(shard_size, ceil(len(photos) / (4 * num_workers))), min(16, shard_size))
-    num_shards = ceil(len(photos) / size)
+    enough_for_workers = min(4 * num_workers, len(photos) // min(16, shard_size))
+    num_shards = max(ceil(len(photos) / shard_size), enough_for_workers)
     bounds = [len(photos) * index // num_shards for index in range(num_shards + 1)]
     return [photos.slice(start, stop - start) for start, stop in pairwise(bounds)]

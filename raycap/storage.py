@@ -3,6 +3,7 @@
 A location is an absolute local path or a URI that pyarrow's filesystems speak (`file://`, `s3://`, `gs://`, ...).
 """
 
+import io
 import json
 import os
 import posixpath
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,7 +44,13 @@ def with_absolute(config: _Config, *names: str) -> _Config:
 
 
 def join(location: str, *names: str) -> str:
-    """Return the location of something inside `location`."""
+    """Return the location of something inside `location`; a name may hold any character, escaped in a URI.
+
+    A URI's query, such as `?endpoint_override=...`, stays at its end.
+    """
+    if _SCHEME.match(location):
+        path, mark, query = location.partition("?")
+        return posixpath.join(path, *(quote(name) for name in names)) + mark + query
     return posixpath.join(location, *names)
 
 
@@ -122,7 +130,9 @@ def read_table(location: str, *, columns: list[str] | None = None) -> pa.Table:
             if missing:
                 raise FormatError(f"{location} has no column {', '.join(sorted(missing))}")
             return file.read(columns=columns)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # missing, or may not be read; a damaged page has no errno
+            raise
         raise FormatError(f"{location} is not a whole Parquet file: {error}") from error
 
 
@@ -130,13 +140,15 @@ def read_table(location: str, *, columns: list[str] | None = None) -> pa.Table:
 def atomic_output(location: str) -> Iterator[IO[bytes]]:
     """Open a file to write that appears at `location` whole, when the block ends without an error, or not at all.
 
-    On a local disk it is written beside its place under a hidden name, flushed and renamed; an object store shows an
-    object only when its upload is complete.
+    On a local disk it is written beside its place under a hidden name, flushed and renamed; for an object store it is
+    held in memory and uploaded at the end.
     """
     filesystem, path = resolve(location)
     if not isinstance(filesystem, fs.LocalFileSystem):
-        with filesystem.open_output_stream(path) as stream:
-            yield stream
+        buffer = io.BytesIO()  # closing an upload, even because of an error, would show what there is of it
+        yield buffer
+        with filesystem.open_output_stream(path, compression=None) as stream:
+            stream.write(buffer.getbuffer())
         return
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)

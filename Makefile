@@ -1,0 +1,50 @@
+# Everything runs in .venv, made from requirements.lock on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-all check format lock clean
+
+help:
+	@echo "make demo      set up, and run every stage on the built-in dataset"
+	@echo "make test      set up, and run the tests"
+	@echo "make test-all  the slow tests too"
+	@echo "make check     ruff (format, lint) and mypy"
+	@echo "make format    ruff format, and the lint fixes that are safe"
+	@echo "make lock      pin the newest versions that pyproject.toml allows"
+	@echo "make clean     remove .venv and work/"
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "raycap needs Python 3.11 or newer; say which with make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/raycap demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# needs uv; no index address goes into the lock
+lock:
+	uv pip compile pyproject.toml --universal --python-version 3.11 --extra cpu --group dev --upgrade \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header -q -o requirements.lock
+
+clean:
+	rm -rf $(VENV) work

@@ -1,0 +1,7 @@
+"""`python -m raycap` is `raycap`."""
+
+import sys
+
+from raycap.cli import main
+
+sys.exit(main())

@@ -1,0 +1,36 @@
+"""Cards and feature shards for tests, written as extract writes them."""
+
+import dataclasses
+import posixpath
+
+import numpy as np
+import pyarrow as pa
+
+from raycap.encoder_card import EncoderCard
+from raycap.features import feature_array
+from raycap.schema import feature_schema
+from raycap.storage import write_table
+
+CARD = EncoderCard(
+    name="tiny",
+    weights="random",
+    seed=0,
+    weights_hash="a1b2",
+    layer="fc2",
+    preprocessing="in model",
+    height_px=8,
+    width_px=8,
+    resize="nearest",
+    exif_orientation=False,
+    dim=4,
+)
+
+
+def write_shard(folder, name, image_ids, features, *, card=CARD, dtype=None):
+    """Write one feature shard; the card's dim is taken from the features."""
+    dtype = dtype or pa.float32()
+    features = np.asarray(features, np.float32)
+    card = dataclasses.replace(card, dim=features.shape[1])
+    schema = feature_schema(card.dim, dtype, card.to_json().encode())
+    columns = [pa.array(image_ids, pa.string()), feature_array(features, dtype)]
+    write_table(posixpath.join(str(folder), name), pa.Table.from_arrays(columns, schema=schema))

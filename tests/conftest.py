@@ -1,0 +1,125 @@
+"""What tests share: photos drawn on the spot, a small encoder, one Ray cluster, one trained model."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+# The environment that every process of the tests, Ray's workers among them, should see.
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["RAY_DEDUP_LOGS"] = "0"
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from raycap import storage
+
+_COLOURS = {"red": (200, 30, 30), "green": (30, 160, 40), "blue": (40, 60, 200), "yellow": (220, 200, 40)}
+_PLACES = {"left": 0, "right": 48}
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One real Ray on this machine for all tests that need one."""
+    import ray
+
+    from raycap.cluster import connect
+
+    os.environ.pop("RAY_ADDRESS", None)
+    connect()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 photos of a coloured square, left or right, with a captions.csv beside the folder."""
+    folder = tmp_path_factory.mktemp("dataset") / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    lines = ["image,caption,split"]
+    for number in range(48):
+        colour, place = list(_COLOURS)[number % 4], list(_PLACES)[number // 4 % 2]
+        pixels = rng.integers(210, 255, (96, 96, 3)).astype(np.uint8)
+        x, y = _PLACES[place] + rng.integers(0, 8), rng.integers(10, 46)
+        pixels[y : y + 40, x : x + 40] = _COLOURS[colour]
+        name = f"{number:03d} square.png"
+        Image.fromarray(pixels).save(folder / name)
+        split = "train" if number < 32 else "dev" if number < 40 else "test"
+        lines += [
+            f"{name},A {colour} square on the {place} .,{split}",
+            f"{name},There is a {colour} square at the {place}!,{split}",
+        ]
+    (folder.parent / "captions.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small saved encoder: 32 x 32 photos, averaged over a 4 x 4 grid, 48 numbers."""
+    path = tmp_path_factory.mktemp("encoder") / "grid.keras"
+    code = (
+        "import keras, sys\n"
+        "photo = keras.Input((32, 32, 3))\n"
+        "x = keras.layers.Rescaling(1 / 127.5, offset=-1)(photo)\n"
+        "x = keras.layers.AveragePooling2D(8)(x)\n"
+        "keras.Model(photo, keras.layers.Flatten()(x)).save(sys.argv[1])\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def prepared(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photos, prepared."""
+    from raycap.config import PrepareConfig
+    from raycap.prepare import prepare
+
+    out = tmp_path_factory.mktemp("prepared") / "prepared"
+    captions = str(photo_folder.parent / "captions.csv")
+    prepare(PrepareConfig(captions=(captions,), photos=str(photo_folder), out=str(out), keep_one_letter_words=True))
+    return out
+
+
+@pytest.fixture(scope="session")
+def features(ray_cluster: None, prepared: Path, encoder_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photos' features."""
+    from raycap.config import ExtractConfig
+    from raycap.extract import extract
+
+    out = tmp_path_factory.mktemp("features") / "features"
+    extract(ExtractConfig(manifest=str(prepared / "photos.parquet"), out=str(out), encoder=str(encoder_file)))
+    return out
+
+
+@pytest.fixture(scope="session")
+def model(prepared: Path, features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learnt the squares."""
+    from raycap.config import ModelConfig, TrainConfig
+    from raycap.train import train
+
+    out = tmp_path_factory.mktemp("model") / "model"
+    train(
+        TrainConfig(
+            prepared=str(prepared),
+            features=str(features),
+            out=str(out),
+            model=ModelConfig(units=32, embedding_dim=16, dropout=0.1, normalization="standardize"),
+            epochs=25,
+            patience=25,
+            global_batch_size=4,
+            learning_rate=5e-3,
+        )
+    )
+    return out
+
+
+def make_manifest(path: Path, photos: dict[str, Path | str]) -> str:
+    """Write a manifest of photos by id; return its location."""
+    table = pa.table({"image_id": list(photos), "uri": [str(uri) for uri in photos.values()]})
+    storage.write_table(str(path), table)
+    return str(path)

@@ -1,0 +1,100 @@
+"""The command line, as a person runs it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raycap import __version__
+from raycap.cli import main
+from raycap.progress import say
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "raycap", *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("stage", ["prepare", "extract", "train", "evaluate", "caption", "demo"])
+def test_help_of_every_stage(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([stage, "--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"usage: raycap {stage}" in printed
+    assert "--out" in printed
+    assert "Example: raycap" in printed
+    assert main(["--help"]) == 0
+    assert f"  {stage}" in capsys.readouterr().out
+
+
+def test_version_and_no_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"raycap {__version__}\n"
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["extrct"], "did you mean extract?"),
+        (["fly"], "choose one of prepare"),
+        (["extract", "--manifest", "gone.parquet", "--out", "o"], "no manifest at"),
+        (["caption", "gone.jpg", "--model", "gone"], "there is no model in"),
+        (["prepare", "--captions", "gone.csv", "--photos", ".", "--out", "o"], "gone.csv"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert says in printed.err
+    assert len(printed.err.splitlines()) == 1
+
+
+def test_debug_shows_where() -> None:
+    answer = run("extract", "--manifest", "gone.parquet", "--out", "o", "--debug")
+    assert answer.returncode != 0
+    assert "Traceback" in answer.stderr
+    assert "Traceback" not in run("extract", "--manifest", "gone.parquet", "--out", "o").stderr
+
+
+def test_a_misspelt_option_suggests_the_right_one() -> None:
+    answer = run("extract", "--manifst", "m.parquet", "--out", "o")
+    assert answer.returncode == 2
+    assert "--manifest" in answer.stderr + answer.stdout
+
+
+def test_every_stage_through_the_command_line(
+    ray_cluster: None,
+    photo_folder: Path,
+    encoder_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The README's commands in a row; the cluster is the tests' own."""
+    monkeypatch.chdir(tmp_path)
+    captions = str(photo_folder.parent / "captions.csv")
+    stages = [
+        f"prepare --captions {captions} --photos {photo_folder} --out work/prepared --keep-one-letter-words",
+        f"extract --manifest work/prepared/photos.parquet --encoder {encoder_file} --out work/features",
+        "train --prepared work/prepared --features work/features --out work/model --units 16 --epochs 2",
+        "evaluate --model work/model --prepared work/prepared --features work/features --out work/scores",
+    ]
+    says = ["train 32 photos, 64 captions", "48 features in work/features", "model in work/model/bundle", "BLEU-4"]
+    for stage, expected in zip(stages, says, strict=True):
+        assert main(stage.split()) == 0
+        assert expected in capsys.readouterr().out
+    photo = str(sorted(photo_folder.iterdir())[0])
+    assert main(["caption", photo, "--model", "work/model"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 1
+    assert printed[0].startswith("000 square.png\t")
+
+
+def test_people_and_programs_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    say("for people")
+    assert capsys.readouterr() == ("", "for people\n")

@@ -1,0 +1,131 @@
+"""Encoders by name, by weights file and by saved model, with TensorFlow in this process."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from raycap import encoder as encoder_module
+from raycap.encoder import hash_weights, load_encoder, reload_encoder
+from raycap.errors import EncoderMismatchError, ImageShapeError, InputError, WeightsError
+from raycap.images import decode_image
+from raycap.input_sizes import APPLICATION_SIZES
+
+
+@pytest.fixture(scope="module")
+def vgg16() -> encoder_module.Encoder:
+    return load_encoder("vgg16", weights="random", seed=7)
+
+
+@pytest.fixture(scope="module")
+def photos() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (2, 224, 224, 3)).astype(np.uint8)
+
+
+def test_vgg16_is_fc2_of_kerass_own(vgg16: encoder_module.Encoder, photos: np.ndarray) -> None:
+    keras.utils.set_random_seed(7)
+    whole = keras.applications.VGG16(weights=None)
+    fc2 = keras.Model(whole.inputs, whole.get_layer("fc2").output)
+    expected = fc2.predict(keras.applications.vgg16.preprocess_input(photos.astype(np.float32)), verbose=0)
+    found = vgg16.encode(photos)
+    assert found.shape == (2, 4096)
+    assert found.min() >= 0
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * expected.max())
+    assert vgg16.card.layer == "fc2"
+    assert (vgg16.card.dim, vgg16.card.weights, vgg16.card.seed) == (4096, "random", 7)
+    assert vgg16.card.weights_hash == hash_weights(fc2)
+
+
+def test_whole_path_equals_load_img(vgg16: encoder_module.Encoder, tmp_path: Path) -> None:
+    """From a file: our decoding against keras.utils.load_img, to the feature."""
+    pixels = np.random.default_rng(1).integers(0, 255, (300, 400, 3)).astype(np.uint8)
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(pixels).save(path)
+    reference = keras.utils.img_to_array(keras.utils.load_img(path, target_size=(224, 224)), dtype="uint8")
+    decoded = decode_image(path.read_bytes(), height_px=224, width_px=224).pixels
+    np.testing.assert_array_equal(decoded, reference)
+
+
+def test_same_seed_same_weights_and_reload(vgg16: encoder_module.Encoder) -> None:
+    again = reload_encoder(vgg16.card)
+    assert again.card == vgg16.card
+
+
+def test_wrong_shapes_and_types(vgg16: encoder_module.Encoder, photos: np.ndarray) -> None:
+    for wrong in (photos[0], photos[:, :100], photos.astype(np.float32)):
+        with pytest.raises(ImageShapeError, match="vgg16 takes"):
+            vgg16.encode(wrong)
+
+
+def test_weights_from_a_file(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(3)
+    options = {"include_top": False, "pooling": "avg", "input_shape": (224, 224, 3)}
+    source = keras.applications.MobileNetV2(weights=None, **options)
+    path = tmp_path / "mobilenet.weights.h5"
+    source.save_weights(path)
+    loaded = load_encoder("MobileNetV2", weights=str(path))
+    assert loaded.card.weights_hash == hash_weights(source)
+    assert (loaded.card.name, loaded.card.dim, loaded.card.layer) == ("mobilenetv2", 1280, "avg_pool")
+    pixels = np.random.default_rng(2).integers(0, 255, (1, 224, 224, 3)).astype(np.uint8)
+    expected = source.predict(keras.applications.mobilenet_v2.preprocess_input(pixels.astype(np.float32)), verbose=0)
+    np.testing.assert_allclose(loaded.encode(pixels), expected, rtol=1e-4, atol=1e-6)
+
+    with pytest.raises(WeightsError, match="does not hold the weights"):
+        load_encoder("resnet50", weights=str(path))
+    moved = tmp_path / "elsewhere.weights.h5"
+    path.rename(moved)
+    with pytest.raises(WeightsError, match=r"there is no .*mobilenet.weights.h5"):
+        reload_encoder(loaded.card)
+    assert reload_encoder(loaded.card, file=str(moved)).card.weights_hash == loaded.card.weights_hash
+
+
+def test_a_changed_file_is_not_the_same_encoder(encoder_file: Path, tmp_path: Path) -> None:
+    card = load_encoder(str(encoder_file)).card
+    photo = keras.Input((32, 32, 3))
+    other = keras.Model(photo, keras.layers.GlobalAveragePooling2D()(photo))
+    other.save(tmp_path / "grid.keras")
+    with pytest.raises(EncoderMismatchError, match="dim 3 against 48"):
+        reload_encoder(card, file=str(tmp_path / "grid.keras"))
+
+
+def test_a_download_that_fails_says_where_the_file_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The fault is injected: whether this machine has internet must not decide the test."""
+    url = "https://example.invalid/models/vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise Exception(f"URL fetch failure on {url}: None -- [Errno -2] Name or service not known")
+
+    monkeypatch.setattr("keras.src.applications.vgg16.file_utils.get_file", fail)
+    with pytest.raises(
+        WeightsError, match=r"vgg16_weights_tf_dim_ordering_tf_kernels.h5.*put it in .*models.*--weights"
+    ):
+        load_encoder("vgg16")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"not a zip", "is not a saved Keras model"), (None, "there is no saved model")]
+)
+def test_saved_models_that_are_none(tmp_path: Path, content: bytes | None, says: str) -> None:
+    path = tmp_path / "model.keras"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        load_encoder(str(path))
+
+
+def test_saved_model_that_is_no_encoder(tmp_path: Path) -> None:
+    photo = keras.Input((32, 32, 3))
+    keras.Model(photo, keras.layers.Conv2D(2, 3)(photo)).save(tmp_path / "map.keras")
+    with pytest.raises(WeightsError, match="one row a photo"):
+        load_encoder(str(tmp_path / "map.keras"))
+
+
+def test_every_size_belongs_to_a_keras_application() -> None:
+    for name in APPLICATION_SIZES:
+        assert callable(encoder_module._find_application(name)[1])
+    # the sizes themselves, where Keras tells them without building a large model
+    for name in ("efficientnetb1", "nasnetmobile", "inceptionv3", "efficientnetv2b2"):
+        build = encoder_module._find_application(name)[1]
+        assert build(weights=None).input_shape[1] == APPLICATION_SIZES[name]

@@ -1,0 +1,132 @@
+"""Training steps against slower ways to the same numbers, with TensorFlow in this process."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from raycap.config import ModelConfig, TrainConfig
+from raycap.fitting import Fitter
+from raycap.sequences import PackedBatch, Photo, pack, packed_batches, prefix_pairs
+
+VOCAB_SIZE, DIM = 11, 6
+
+
+def photos(count: int = 6) -> list[Photo]:
+    rng = np.random.default_rng(0)
+    return [
+        Photo(
+            f"{number}.jpg",
+            rng.normal(size=DIM).astype(np.float32),
+            [[1, *rng.integers(3, VOCAB_SIZE, rng.integers(1, 7)).tolist(), 2] for _ in range(rng.integers(1, 5))],
+        )
+        for number in range(count)
+    ]
+
+
+def fitter(*, dropout: float = 0.0, **options: object) -> Fitter:
+    config = TrainConfig(
+        prepared="",
+        features="",
+        out="",
+        model=ModelConfig(units=8, embedding_dim=5, dropout=dropout),
+        learning_rate=0.01,
+        **options,
+    )
+    return Fitter(config, vocab_size=VOCAB_SIZE, feature_dim=DIM)
+
+
+def weights(model: keras.Model) -> list[np.ndarray]:
+    return [each.numpy() for each in model.trainable_variables]
+
+
+def gradients(optimizer: keras.optimizers.Adam) -> list[np.ndarray]:
+    """What Adam's first step was taken with: its first moment is a tenth of the gradient.
+
+    The step itself is nearly the gradient's sign, which says little where a gradient is nearly nothing.
+    """
+    assert int(optimizer.iterations) == 1
+    return [10 * each.numpy() for each in optimizer._momentums]
+
+
+def batches() -> Iterator[PackedBatch]:
+    return packed_batches(photos(), global_batch_size=2)
+
+
+def test_packed_loss_equals_prefix_loss() -> None:
+    """One pass over whole captions predicts what the tutorial's expanded pairs do, for the same loss."""
+    trained = fitter()
+    total, count = 0.0, 0
+    for photo in photos():
+        pairs = prefix_pairs(photo, max_length=9, vocab_size=VOCAB_SIZE)
+        logits = trained.model([pairs.features, pairs.prefixes]).numpy()[:, -1]
+        losses = keras.losses.categorical_crossentropy(pairs.targets, logits, from_logits=True).numpy()
+        total, count = total + float(losses.sum()), count + len(losses)
+    loss = trained.evaluate(batches())
+    assert loss.num_targets == count
+    assert loss.total == pytest.approx(total, rel=1e-5)
+
+
+def test_a_step_is_adams_on_the_mean_loss_over_words() -> None:
+    """Against Keras' own optimizer and loss on the prefix form of the same photos."""
+    trained, slow = fitter(), fitter()
+    for before, after in zip(weights(trained.model), weights(slow.model), strict=True):
+        np.testing.assert_array_equal(before, after)
+    trained.train_epoch(1, iter([pack(photos())]))
+    pairs = [prefix_pairs(photo, max_length=9, vocab_size=VOCAB_SIZE) for photo in photos()]
+    features, prefixes, targets = (np.concatenate(each) for each in zip(*pairs, strict=True))
+    last = keras.Model(slow.model.inputs, slow.model.output[:, -1])
+    last.compile(keras.optimizers.Adam(0.01), keras.losses.CategoricalCrossentropy(from_logits=True))
+    last.train_on_batch([features, prefixes], targets)
+    for mine, theirs in zip(gradients(trained._optimizer), gradients(last.optimizer), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+
+
+def test_label_smoothing_is_keras_own() -> None:
+    smooth, slow = fitter(label_smoothing=0.2), fitter()
+    batch = pack(photos())
+    smooth.train_epoch(1, iter([batch]))
+    present = batch.targets.reshape(-1) != 0
+    one_hot = np.eye(VOCAB_SIZE, dtype=np.float32)[batch.targets.reshape(-1)[present]]
+    flat = keras.ops.reshape(slow.model.output, (-1, VOCAB_SIZE))
+    flat_model = keras.Model(slow.model.inputs, flat)
+    import tensorflow as tf
+
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2)
+    optimizer = keras.optimizers.Adam(0.01)
+    with tf.GradientTape() as tape:
+        value = loss(one_hot, tf.boolean_mask(flat_model([batch.features, batch.tokens], training=True), present))
+    variables = slow.model.trainable_variables
+    optimizer.apply(tape.gradient(value, variables), variables)
+    for mine, theirs in zip(gradients(smooth._optimizer), gradients(optimizer), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+
+
+def test_training_learns_and_reports_captions() -> None:
+    trained = fitter()
+    first = trained.evaluate(batches()).mean
+    seen: list[int] = []
+    for epoch in range(1, 9):
+        trained.train_epoch(epoch, batches(), on_step=seen.append)
+    assert sum(seen) == 8 * sum(len(photo.sequences) for photo in photos())
+    assert trained.evaluate(batches()).mean < 0.9 * first
+
+
+def test_going_on_from_a_checkpoint_equals_never_stopping(tmp_path: Path) -> None:
+    undisturbed, stopped, resumed = (fitter(dropout=0.5) for _ in range(3))
+    for epoch in (1, 2, 3):
+        undisturbed.train_epoch(epoch, batches())
+    for epoch in (1, 2):
+        stopped.train_epoch(epoch, batches())
+    stopped.save_state(tmp_path, {"history": [1, 2]})
+    assert resumed.load_state(tmp_path) == {"history": [1, 2]}
+    resumed.train_epoch(3, batches())
+    for mine, theirs in zip(weights(resumed.model), weights(undisturbed.model), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_dropout_differs_from_epoch_to_epoch() -> None:
+    one, other = fitter(dropout=0.5), fitter(dropout=0.5)
+    assert one.train_epoch(1, batches()).total != other.train_epoch(2, batches()).total

@@ -1,0 +1,185 @@
+"""The merge model, its bundle and its step function, with TensorFlow in this process."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from raycap.captioner import Captioner
+from raycap.config import DecodingConfig, ModelConfig
+from raycap.encoder_card import EncoderCard
+from raycap.errors import FormatError, InputError
+from raycap.model import Bundle, NextWord, build_model
+from raycap.model_card import ModelCard
+from raycap.schema import PAD_ID
+from raycap.text import Tokenizer
+
+CAPTIONS = ["a red dog runs", "a blue cat sleeps on a mat", "two dogs and a cat"]
+TOKENIZER = Tokenizer.fit(CAPTIONS, keep_one_letter_words=True)
+OPTIONS = [
+    ModelConfig(units=16, embedding_dim=8),
+    ModelConfig(units=16, embedding_dim=8, merge="concat"),
+    ModelConfig(units=16, embedding_dim=8, normalization="l2"),
+    ModelConfig(units=16, embedding_dim=8, normalization="standardize", merge="concat"),
+]
+
+
+def encoder_card(dim: int) -> EncoderCard:
+    return EncoderCard(
+        name="grid",
+        weights="grid.keras",
+        seed=0,
+        weights_hash="0" * 64,
+        layer="output",
+        preprocessing="in model",
+        height_px=32,
+        width_px=32,
+        resize="nearest",
+        exif_orientation=False,
+        dim=dim,
+    )
+
+
+def small_model(config: ModelConfig, *, dim: int = 12, seed: int = 0) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    moments = (np.full(dim, 0.5, np.float32), np.full(dim, 4.0, np.float32))
+    return build_model(config, vocab_size=TOKENIZER.vocab_size, feature_dim=dim, moments=moments)
+
+
+def bundle(config: ModelConfig = OPTIONS[0]) -> Bundle:
+    card = ModelCard(
+        encoder=encoder_card(12),
+        max_length=TOKENIZER.max_length,
+        vocab_size=TOKENIZER.vocab_size,
+        training={},
+        metrics={},
+        versions={},
+    )
+    return Bundle(small_model(config), TOKENIZER, card)
+
+
+def test_parameters_at_the_tutorials_sizes() -> None:
+    model = build_model(ModelConfig(), vocab_size=7579, feature_dim=4096)
+    assert model.count_params() == 5_527_963
+    kinds = {layer.name: type(layer).__name__ for layer in model.layers}
+    assert kinds["embedding"] == "Embedding"
+    assert kinds["lstm"] == "LSTM"
+    assert model.get_layer("embedding").mask_zero
+    assert [model.get_layer(name).rate for name in ("photo_dropout", "word_dropout")] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("config", OPTIONS)
+def test_padding_on_the_right_changes_nothing(config: ModelConfig) -> None:
+    model = small_model(config)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(2, 12)).astype(np.float32)
+    tokens = rng.integers(1, TOKENIZER.vocab_size, (2, 4)).astype(np.int32)
+    padded = np.pad(tokens, ((0, 0), (0, 3)))
+    short, long = model([features, tokens]).numpy(), model([features, padded]).numpy()
+    np.testing.assert_allclose(short, long[:, :4], rtol=1e-5, atol=1e-6)
+    # with the padding masked, the last place answers for the whole prefix
+    np.testing.assert_allclose(short[:, -1], long[:, -1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", OPTIONS)
+def test_step_function_equals_running_the_whole_prefix(config: ModelConfig) -> None:
+    model = small_model(config)
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(3, 12)).astype(np.float32)
+    tokens = rng.integers(1, TOKENIZER.vocab_size, (3, 6)).astype(np.int32)
+    logits = model([features, tokens]).numpy()
+    expected = logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))
+    step = NextWord(model, batch_size=2)
+    state = step.start(features)
+    for place in range(tokens.shape[1]):
+        log_probs, state = step(tokens[:, place], state)
+        np.testing.assert_allclose(log_probs, expected[:, place], rtol=1e-4, atol=1e-5)
+
+
+def test_normalization_is_in_the_model() -> None:
+    features = np.random.default_rng(2).normal(size=(4, 12)).astype(np.float32)
+    standardize = small_model(OPTIONS[3]).get_layer("normalization")
+    np.testing.assert_allclose(standardize(features), (features - 0.5) / 2.0, rtol=1e-5)
+    l2 = small_model(OPTIONS[2]).get_layer("normalization")
+    np.testing.assert_allclose(np.linalg.norm(l2(features), axis=1), 1.0, rtol=1e-5)
+
+
+def test_a_feature_that_is_constant_over_train_cannot_explode() -> None:
+    moments = (np.zeros(12, np.float32), np.zeros(12, np.float32))
+    model = build_model(OPTIONS[3], vocab_size=9, feature_dim=12, moments=moments)
+    ones = np.ones((1, 12), np.float32)
+    np.testing.assert_allclose(model.get_layer("normalization")(ones), ones)
+
+
+@pytest.mark.parametrize("config", OPTIONS)
+def test_greedy_equals_the_slow_way(config: ModelConfig) -> None:
+    captioner = Captioner(bundle(config))
+    model = captioner.bundle.model
+    features = np.random.default_rng(3).normal(size=(5, 12)).astype(np.float32)
+    found = captioner.caption_features(features, DecodingConfig(beam_width=1))
+    for feature, best in zip(features, found, strict=True):
+        words, total = [TOKENIZER.start_id], 0.0
+        while len(words) < TOKENIZER.max_length:
+            logits = model([feature[np.newaxis], np.array([words], np.int32)]).numpy()[0, -1].astype(np.float64)
+            log_probs = logits - np.log(np.exp(logits).sum())
+            log_probs[[PAD_ID, TOKENIZER.start_id]] = -np.inf
+            if len(words) == 1:
+                log_probs[TOKENIZER.end_id] = -np.inf
+            words.append(int(log_probs.argmax()))
+            total += log_probs.max()
+            if words[-1] == TOKENIZER.end_id:
+                break
+        assert best.caption == TOKENIZER.decode(words)
+        assert best.log_prob == pytest.approx(total, abs=1e-4)
+        assert best.num_tokens == len(best.caption.split())
+
+
+def test_captions_do_not_depend_on_the_batch() -> None:
+    captioner = Captioner(bundle())
+    features = np.random.default_rng(4).normal(size=(7, 12)).astype(np.float32)
+    decoding = DecodingConfig(beam_width=3)
+    together = captioner.caption_features(features, decoding)
+    alone = [captioner.caption_features(feature[np.newaxis], decoding)[0] for feature in features]
+    assert [each.caption for each in together] == [each.caption for each in alone]
+    assert captioner.caption_features(features[:0], decoding) == []
+
+
+@pytest.mark.parametrize("config", OPTIONS)
+def test_bundle_round_trip(tmp_path: Path, config: ModelConfig) -> None:
+    written = bundle(config)
+    written.save(str(tmp_path / "model/bundle"))
+    assert sorted(path.name for path in (tmp_path / "model/bundle").iterdir()) == [
+        "card.json",
+        "model.keras",
+        "tokenizer.json",
+    ]
+    features = np.random.default_rng(5).normal(size=(3, 12)).astype(np.float32)
+    for location in (tmp_path / "model", tmp_path / "model/bundle"):
+        read = Bundle.load(str(location))
+        assert (read.tokenizer, read.card) == (written.tokenizer, written.card)
+        decoding = DecodingConfig()
+        assert Captioner(read).caption_features(features, decoding) == Captioner(written).caption_features(
+            features, decoding
+        )
+
+
+def test_no_bundle_and_damaged_bundles(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no model in"):
+        Bundle.load(str(tmp_path))
+    bundle().save(str(tmp_path))
+    (tmp_path / "model.keras").write_bytes(b"PK half a file")
+    with pytest.raises(FormatError, match=r"model.keras cannot be loaded"):
+        Bundle.load(str(tmp_path))
+    (tmp_path / "card.json").write_text("{")
+    with pytest.raises(FormatError, match=r"card.json is damaged"):
+        Bundle.load(str(tmp_path))
+
+
+def test_bundle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    bundle().save(str(tmp_path))
+    photo = keras.Input((12,))
+    evil = keras.Model(photo, keras.layers.Lambda(lambda x: x)(photo))
+    evil.save(tmp_path / "model.keras")
+    with pytest.raises(FormatError, match=r"model.keras cannot be loaded"):
+        Bundle.load(str(tmp_path))

@@ -1,0 +1,165 @@
+"""The train stage on a real Ray."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raycap.config import ModelConfig, TrainConfig
+from raycap.errors import ConflictError, InputError, RaycapError
+from raycap.model import Bundle
+from raycap.runs import read_run
+from raycap.storage import read_json
+from raycap.train import train
+
+
+def small(prepared: Path, features: Path, out: Path, **options: Any) -> TrainConfig:
+    config = TrainConfig(
+        prepared=str(prepared),
+        features=str(features),
+        out=str(out),
+        model=ModelConfig(units=16, embedding_dim=8, dropout=0.0, normalization="standardize"),
+        epochs=2,
+        global_batch_size=8,
+        learning_rate=5e-3,
+    )
+    return replace(config, **options)
+
+
+def weights(out: Path) -> list[np.ndarray]:
+    return [np.array(each) for each in Bundle.load(str(out)).model.weights]
+
+
+def test_what_a_run_leaves(model: Path, prepared: Path) -> None:
+    names = {path.relative_to(model).parts[0] for path in model.rglob("*")}
+    assert names == {"bundle", "history.json", "model.svg", "run.json", "tensorboard"}
+    outcome = read_json(str(model / "history.json"))
+    history = outcome["history"]
+    assert [entry["epoch"] for entry in history] == list(range(1, 26))
+    pairs = read_run(str(prepared))["result"]["num_pairs"]  # type: ignore[index]
+    assert {(entry["train_targets"], entry["dev_targets"]) for entry in history} == {(pairs["train"], pairs["dev"])}
+    assert outcome["best_dev_loss"] == min(entry["dev_loss"] for entry in history)
+    assert all(entry["captions_per_s"] > 0 for entry in history)
+    assert history[-1]["train_loss"] < 0.3 * history[0]["train_loss"]
+    drawing = (model / "model.svg").read_text()
+    assert "lstm (LSTM)" in drawing
+    assert "next_word (Dense)" in drawing
+
+
+def test_bundle_holds_the_best_epoch_and_its_origin(model: Path, features: Path) -> None:
+    from raycap.features import FeatureSet
+    from raycap.fitting import Fitter
+    from raycap.prepared import Prepared
+    from raycap.sequences import encode_captions, packed_batches, stream_photos
+
+    bundle = Bundle.load(str(model))
+    outcome = read_json(str(model / "history.json"))
+    assert bundle.card.metrics["epoch"] == outcome["best_epoch"]
+    feature_set = FeatureSet.open(str(features))
+    assert bundle.card.encoder == feature_set.card
+    # the weights in the bundle really give that dev loss
+    config = TrainConfig(**{**bundle.card.training, "model": ModelConfig(**bundle.card.training["model"])})
+    prepared = Prepared.open(config.prepared)
+    fitter = Fitter(config, vocab_size=bundle.tokenizer.vocab_size, feature_dim=48)
+    fitter.model.set_weights(bundle.model.get_weights())
+    fitter.model.get_layer("normalization").finalize_state()
+    sequences = encode_captions(prepared.captions, prepared.tokenizer, "dev")
+    loss = fitter.evaluate(packed_batches(stream_photos(feature_set, sequences, window=99), global_batch_size=5))
+    assert loss.mean == pytest.approx(outcome["best_dev_loss"], rel=1e-5)
+
+
+def test_tensorboard_reads_the_logs(model: Path) -> None:
+    from tensorflow.python.summary.summary_iterator import summary_iterator
+
+    logged: dict[str, list[float]] = {}
+    for path in (model / "tensorboard").iterdir():
+        for event in summary_iterator(str(path)):
+            for value in event.summary.value:
+                logged.setdefault(value.tag, []).append(value.simple_value)
+    history = read_json(str(model / "history.json"))["history"]
+    for name in ("train_loss", "dev_loss"):
+        np.testing.assert_allclose(logged[name], [entry[name] for entry in history], rtol=1e-6)
+
+
+def test_again_does_nothing_and_changes_are_refused(model: Path, features: Path) -> None:
+    config = Bundle.load(str(model)).card.training
+    config = TrainConfig(**{**config, "model": ModelConfig(**config["model"])})
+    before = {path: path.stat().st_mtime_ns for path in model.rglob("*") if path.is_file()}
+    started = time.monotonic()
+    assert train(config).best_epoch == read_json(str(model / "history.json"))["best_epoch"]
+    assert time.monotonic() - started < 5
+    assert {path: path.stat().st_mtime_ns for path in model.rglob("*") if path.is_file()} == before
+    with pytest.raises(ConflictError, match=r"learning_rate was 0.005, now 0.1"):
+        train(replace(config, learning_rate=0.1))
+    assert train(replace(config, num_workers=2)).history, "how many workers does not change what is trained"
+
+
+def test_two_workers_equal_one(ray_cluster: None, prepared: Path, features: Path, tmp_path: Path) -> None:
+    """A real all-reduce between two processes: same losses, same weights, also where a batch is short."""
+    one = train(small(prepared, features, tmp_path / "one", global_batch_size=7))
+    two = train(small(prepared, features, tmp_path / "two", global_batch_size=7, num_workers=2))
+    for mine, theirs in zip(one.history, two.history, strict=True):
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+        assert mine["dev_loss"] == pytest.approx(theirs["dev_loss"], rel=1e-4)
+        assert (mine["train_targets"], mine["dev_targets"]) == (theirs["train_targets"], theirs["dev_targets"])
+    for mine, theirs in zip(weights(tmp_path / "one"), weights(tmp_path / "two"), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+
+def test_patience_stops(ray_cluster: None, prepared: Path, features: Path, tmp_path: Path) -> None:
+    result = train(small(prepared, features, tmp_path / "out", epochs=50, patience=1, learning_rate=0.5))
+    assert len(result.history) < 50
+    assert result.history[-1]["dev_loss"] >= result.best_dev_loss
+    assert result.best_epoch == len(result.history) - 1
+
+
+def test_wrong_inputs(prepared: Path, features: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no photos.parquet in .*nowhere"):
+        train(small(tmp_path / "nowhere", features, tmp_path / "out"))
+    with pytest.raises(InputError, match=r"no features in .*nowhere"):
+        train(small(prepared, tmp_path / "nowhere", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_is_no_number_is_an_error(
+    ray_cluster: None, prepared: Path, features: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RaycapError, match="lower --learning-rate"):
+        train(small(prepared, features, tmp_path / "out", learning_rate=float("1e38")))
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_goes_on(prepared: Path, features: Path, tmp_path: Path) -> None:
+    """kill -9 of the driver after some epochs; the rerun ends as an undisturbed run does, epoch for epoch."""
+
+    def command(out: Path) -> list[str]:
+        options = f"--epochs 60 --patience 60 --global-batch-size 4 --units 16 --seed 3 --out {out}"
+        stage = ["-m", "raycap", "train", "--prepared", str(prepared), "--features", str(features)]
+        return [sys.executable, *stage, *options.split()]
+
+    run = subprocess.Popen(command(tmp_path / "killed"), start_new_session=True, stderr=subprocess.DEVNULL)
+    history = tmp_path / "killed/history.json"
+    deadline = time.monotonic() + 120
+    while not (history.exists() and len(json.loads(history.read_text())["history"]) >= 3):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert not (tmp_path / "killed/bundle").exists(), "killed too late to show anything"
+    for name in ("killed", "undisturbed"):
+        subprocess.run(command(tmp_path / name), check=True, stderr=subprocess.DEVNULL)
+    killed, undisturbed = (read_json(str(tmp_path / name / "history.json")) for name in ("killed", "undisturbed"))
+    assert [e["epoch"] for e in killed["history"]] == [e["epoch"] for e in undisturbed["history"]]
+    for mine, theirs in zip(killed["history"], undisturbed["history"], strict=True):
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)
+        assert mine["dev_loss"] == pytest.approx(theirs["dev_loss"], rel=1e-5)
+    for mine, theirs in zip(weights(tmp_path / "killed"), weights(tmp_path / "undisturbed"), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
