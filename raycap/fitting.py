@@ -175,10 +175,8 @@ class Fitter:
         if self._strategy is None:
             return value
 
-        def total(local: Any) -> Any:
-            return self._strategy.run(lambda x: tf.distribute.get_replica_context().all_reduce("SUM", x), args=(local,))
-
-        return float(tf.function(total)(tf.constant(value, tf.float64)))
+        everyone = self._strategy.run(lambda: tf.constant(value, tf.float64))
+        return float(self._strategy.reduce(tf.distribute.ReduceOp.SUM, everyone, axis=None))
 
     def _seed_dropout(self, epoch: int) -> None:
         for number, layer in enumerate(self.model.layers):

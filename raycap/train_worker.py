@@ -102,7 +102,6 @@ class _Worker:
         self._checkpoint = folder / "checkpoint"
         self._checkpoint.mkdir()
         self._logs = folder / "tensorboard"
-        self._writer: SummaryWriter | None = None
         self._history: list[dict[str, Any]] = []
         self._shown_at = 0.0
 
@@ -186,11 +185,10 @@ class _Worker:
         self._log(entry)
 
     def _log(self, entry: Mapping[str, Any]) -> None:
-        if self._writer is None:  # a resumed run writes a file of its own, and TensorBoard joins them
-            self._writer = SummaryWriter(str(self._logs))
-        for name in ("train_loss", "dev_loss", "captions_per_s"):
-            self._writer.add_scalar(name, entry[name], entry["epoch"])
-        self._writer.flush()
+        # a file an epoch: only closing a writer waits for it, and TensorBoard reads them as one
+        with SummaryWriter(str(self._logs), filename_suffix=f".epoch-{entry['epoch']:04d}") as writer:
+            for name in ("train_loss", "dev_loss", "captions_per_s"):
+                writer.add_scalar(name, entry[name], entry["epoch"])
         upload_folder(self._logs, join(self._config.out, TENSORBOARD_FOLDER))
 
     def _show(self, epoch: int, num_captions: int, *, now: bool = False) -> None:

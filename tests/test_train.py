@@ -80,7 +80,7 @@ def test_tensorboard_reads_the_logs(model: Path) -> None:
     from tensorflow.python.summary.summary_iterator import summary_iterator
 
     logged: dict[str, list[float]] = {}
-    for path in (model / "tensorboard").iterdir():
+    for path in sorted((model / "tensorboard").iterdir()):
         for event in summary_iterator(str(path)):
             for value in event.summary.value:
                 logged.setdefault(value.tag, []).append(value.simple_value)
