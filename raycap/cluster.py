@@ -20,6 +20,7 @@ from raycap.errors import InputError, RaycapError
 # TensorFlow really uses is its threads, which are set apart.
 _MODEL_SHARE = 0.6
 _POLL_EVERY_S = 0.5
+_RAYS_NOTE = "\nFailed to apply"  # what Ray Data adds to the message of an operator's error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,25 +100,27 @@ def own_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = _find_cause(error)
-        if cause is None or cause is error:
+        chain = list(_chain(error))
+        own = [
+            each for each in chain if isinstance(each, RaycapError) and not isinstance(each, ray.exceptions.RayError)
+        ]
+        if not own or own[0] is error:
             raise
-        raise cause from error
+        raise type(own[0])(str(own[0]).partition(_RAYS_NOTE)[0].rstrip()) from error
 
 
-def _find_cause(error: BaseException) -> RaycapError | None:
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and all that it was raised from or wraps."""
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]
     while queue:
         each = queue.pop()
         if each is None or each in seen:
             continue
-        if isinstance(each, RaycapError):
-            return each
+        yield each
         seen.append(each)
         queue += [each.__cause__, each.__context__, getattr(each, "cause", None)]
         queue += getattr(each, "worker_failures", {}).values()
-    return None
 
 
 class Board:

@@ -1,6 +1,8 @@
 """Ray Data jobs over photos: shards in, operators over them, to the end. Knows nothing of what the operators do."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import gc
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,12 +64,13 @@ def photos_per_block(photo_bytes: int) -> int:
     return max(1, int(0.75 * target / photo_bytes))
 
 
-def run_blocks(shards: Sequence[pa.Table], steps: Sequence[Step]) -> Iterator[pa.Table]:
+def run_blocks(shards: Sequence[pa.Table], steps: Sequence[Step]) -> Generator[pa.Table, None, None]:
     """Run shards, a block each, through the steps and yield the blocks that come out, as they come.
 
     Raises:
         RaycapError: one that an operator raised, as it was raised.
     """
+    gc.collect()  # an earlier job that failed may still hold its actors, and they their CPUs, in a cycle
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -97,8 +100,10 @@ def run_shards(
     """
     counts = ShardCounts()
     pending = sum(len(shard) for shard in shards)
-    with Progress(label, before.total + pending, unit="photos", done=before.total) as progress:
-        for block in run_blocks(shards, steps):
+    # closed, not left to the garbage collector: an error's traceback would keep the job's actors, and their CPUs
+    blocks = closing(run_blocks(shards, steps))
+    with Progress(label, before.total + pending, unit="photos", done=before.total) as progress, blocks as each:
+        for block in each:
             counts += ShardCounts(sum(block["done"].to_pylist()), sum(block["failed"].to_pylist()))
             progress.update(before.total + counts.total, note=f"{counts.failed} failed" if counts.failed else "")
             if counts.total >= min(_MIN_PHOTOS_TO_JUDGE, pending) and counts.failed > max_failure_rate * counts.total:

@@ -86,10 +86,10 @@ def test_find_photos(folder: Path, photo_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, copy)
     both = find_photos([str(folder), str(copy)])
     assert len(both["image_id"].unique()) == len(both) == 8
-    with pytest.raises(InputError, match="no photo or folder at .*gone"):
+    with pytest.raises(InputError, match=r"no photo or folder at .*gone"):
         find_photos([str(tmp_path / "gone")])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="there are no photos in .*empty"):
+    with pytest.raises(InputError, match=r"there are no photos in .*empty"):
         find_photos([str(tmp_path / "empty")])
 
 
