@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     if "--verbose" in given:
         os.environ["RAYCAP_VERBOSE"] = "1"
+    else:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     given = [each for each in given if each not in {"--debug", "--verbose"}]
     if not given or given[0] in {"-h", "--help", "help"}:
         print(_help())

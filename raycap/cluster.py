@@ -63,7 +63,7 @@ def connect() -> None:
             ray.init(logging_level=logging.ERROR, log_to_driver=False)
     if not verbose:
         for name in ("ray.data", "ray.train"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log as errors is raised as well
 
 
 def cluster_cpus() -> tuple[float, float]:

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import posixpath
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -143,6 +144,7 @@ def seeded_splits(image_ids: Iterable[str], *, dev_fraction: float, test_fractio
 def assemble(captions: CaptionSet, photos: str, *, dev_fraction: float, test_fraction: float, seed: int) -> Dataset:
     """Match captions with the photos of a folder; a photo's id is its path relative to the folder.
 
+    A file name that the captions give without a folder (COCO's) is taken for the one photo of that name in a subfolder.
     Where no file gave any split, `seeded_splits` gives every photo one; otherwise a photo in none has a null split.
 
     Args:
@@ -158,6 +160,7 @@ def assemble(captions: CaptionSet, photos: str, *, dev_fraction: float, test_fra
     """
     folder = absolute(photos)
     present = _photos_in(folder)
+    captions = _locate(captions, present)
     captioned = Counter(image_id for image_id, _ in captions.captions)
     kept = sorted(captioned.keys() & present)
     if not kept:
@@ -172,6 +175,23 @@ def assemble(captions: CaptionSet, photos: str, *, dev_fraction: float, test_fra
         photos=_table(PHOTOS, [(name, join(folder, name), splits.get(name)) for name in kept]),
         captions=_table(caption_schema, [(name, splits.get(name), caption) for name, caption in rows]),
         problems=[*captions.problems, *_mismatches(captioned, present, folder)],
+    )
+
+
+def _locate(captions: CaptionSet, present: set[str]) -> CaptionSet:
+    """Return the captions with bare file names turned into paths, where just one photo has the name."""
+    paths: dict[str, list[str]] = {}
+    for path in present:
+        paths.setdefault(posixpath.basename(path), []).append(path)
+
+    def located(name: str) -> str:
+        found = paths.get(name, [])
+        return found[0] if name not in present and len(found) == 1 else name
+
+    return CaptionSet(
+        captions=[(located(name), caption) for name, caption in captions.captions],
+        splits={located(name): split for name, split in captions.splits.items()},
+        problems=captions.problems,
     )
 
 

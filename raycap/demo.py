@@ -72,8 +72,8 @@ def demo(config: DemoConfig) -> DemoResult:
             features=str(features),
             out=str(out / "model"),
             model=ModelConfig(normalization="standardize"),
-            epochs=40,
-            patience=6,
+            epochs=24,
+            patience=4,
             seed=config.seed,
         )
     )

@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow.compute as pc
 import ray.train
-from ray.train.tensorflow import TensorflowTrainer
 
 from raycap.cluster import cluster_cpus, connect, own_errors, watched_board
 from raycap.config import TrainConfig
@@ -88,6 +87,8 @@ def _check_coverage(prepared: Prepared, features: FeatureSet) -> int:
 
 
 def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
+    from ray.train.tensorflow import TensorflowTrainer  # imports TensorFlow, which takes seconds
+
     cpus, node_cpus = cluster_cpus()
     threads = config.cpus_per_worker or max(1, int(min(cpus / config.num_workers, node_cpus)))
     epochs_said = 0

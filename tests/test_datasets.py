@@ -468,14 +468,14 @@ def test_without_splits_every_photo_gets_a_seeded_one(tmp_path):
 
 
 def test_photos_and_captions_that_do_not_meet_are_problems(tmp_path):
-    folder = photo_folder(tmp_path / "photos", "dog.jpg", "alone.gif", "sub/cat.jpg")
+    folder = photo_folder(tmp_path / "photos", "dog.jpg", "alone.gif", "sub/bird.jpg")
     location = write(tmp_path / "a.csv", "image,caption\ndog.jpg,A dog runs .\ncat.jpg,A cat\ncat.jpg,\ncat.jpg,Cat\n")
     dataset = assemble(read_captions([location]), folder, **FRACTIONS)
     assert problems_of(dataset) == [
         ("empty_caption", "cat.jpg", "a.csv:4"),
         ("missing_photo", "cat.jpg", folder),
         ("photo_without_caption", "alone.gif", folder),
-        ("photo_without_caption", "sub/cat.jpg", folder),
+        ("photo_without_caption", "sub/bird.jpg", folder),
     ]
     assert dataset.problems[1].detail == "named by 2 captions, but not there"
     assert dataset.photos["image_id"].to_pylist() == ["dog.jpg"]
@@ -494,7 +494,7 @@ def test_the_photo_folder_may_be_a_uri_or_relative(tmp_path, monkeypatch):
     [
         ([], InputError, "no folder of photos at"),
         (["notes.txt", ".hidden.jpg"], InputError, r"holds no photo, no file that ends in \.jpg, \.jpeg"),
-        (["sub/dog.jpg", "sub/owl.jpg"], DatasetError, "captions name 'cat.jpg', photos are named 'sub/dog.jpg'; give"),
+        (["sub/owl.jpg", "sub/pup.jpg"], DatasetError, "captions name 'cat.jpg', photos are named 'sub/owl.jpg'; give"),
     ],
 )
 def test_a_folder_that_cannot_be_used(tmp_path, names, error, message):
@@ -521,3 +521,20 @@ def test_flickr8k_gives_the_tutorials_numbers():
         num_pairs.update({row["split"]: pairs, row["image_id"]: pairs})
     assert (num_pairs["train"], num_pairs["dev"]) == (306_404, 50_903)
     assert num_pairs["1000268201_693b08cb0e.jpg"] == 47
+
+
+def test_cocos_own_layout(tmp_path):
+    """The annotations give bare file names; the photos lie in a folder a split."""
+    folder = photo_folder(tmp_path / "coco", "train2017/dog.jpg", "val2017/cat.jpg", "val2017/twin.jpg", "twin.jpg")
+    train = write(tmp_path / "captions_train2017.json", coco((1, "A dog runs .")))
+    dev = write(
+        tmp_path / "captions_val2017.json", coco((2, "A cat sleeps ."), photos=((1, "dog.jpg"), (2, "cat.jpg")))
+    )
+    found = read_captions([f"train={train}", f"dev={dev}"])
+    dataset = assemble(found, folder, **FRACTIONS)
+    expected = [("train2017/dog.jpg", "train"), ("val2017/cat.jpg", "dev")]
+    assert [(row["image_id"], row["split"]) for row in dataset.photos.to_pylist()] == expected
+    assert [(row["image_id"], row["split"]) for row in dataset.captions.to_pylist()] == expected
+    # a name that two photos have is only taken for the one at that very path
+    twins = assemble(caption_set(("twin.jpg", "Two of a kind .")), folder, **FRACTIONS)
+    assert twins.photos["image_id"].to_pylist() == ["twin.jpg"]

@@ -64,9 +64,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 def submit(cluster: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     ray = str(Path(sys.executable).with_name("ray"))
-    excludes = json.dumps({"excludes": [".git", ".venv", "work", "tests"]})
-    command = [ray, "job", "submit", "--working-dir", str(ROOT), "--runtime-env-json", excludes, "--"]
-    command += [sys.executable, *arguments]
+    command = [ray, "job", "submit", "--working-dir", str(ROOT), "--", sys.executable, *arguments]
     return subprocess.run(command, env=cluster, capture_output=True, text=True, timeout=300, check=False)
 
 
