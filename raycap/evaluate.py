@@ -153,8 +153,7 @@ def _score(
 ) -> EvaluateResult:
     hypotheses = [row["hypothesis"] for row in rows]
     wanted = [row["references"] for row in rows]
-    training = [caption for captions in prepared.references("train").values() for caption in captions]
-    constant = constant_caption(training)
+    constant = constant_caption(list(prepared.references("train").values()))
     return EvaluateResult(
         split=config.split,
         num_photos=len(rows),

@@ -96,10 +96,24 @@ def score_all(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) ->
     return {name: bleu(hypotheses, references, protocol) for name, protocol in PROTOCOLS.items()}
 
 
-def constant_caption(training_captions: Sequence[str]) -> str:
-    """Return the most frequent caption, cleaned, ties by first appearance: the best a blind captioner can do easily."""
-    counts = Counter(" ".join(clean_words(caption, keep_one_letter_words=True)) for caption in training_captions)
-    return counts.most_common(1)[0][0] if counts else ""
+def constant_caption(training_references: Sequence[Sequence[str]]) -> str:
+    """Return the caption that a blind captioner does best to give every photo, found on the training captions.
+
+    The 40 most frequent captions, ties by first appearance, are scored under `standard` on 100 training photos spread
+    evenly; the best BLEU-4 wins.
+
+    Args:
+        training_references: the captions of each training photo.
+    """
+    prepare = PROTOCOLS["standard"].prepare
+    counts = Counter(" ".join(prepare(caption)) for captions in training_references for caption in captions)
+    candidates = [caption for caption, _ in counts.most_common(40)]
+    sample = training_references[:: max(1, len(training_references) // 100)][:100]
+
+    def score(caption: str) -> float:
+        return bleu([caption] * len(sample), sample, PROTOCOLS["standard"])["bleu_4"]
+
+    return max(candidates, key=score, default="")
 
 
 def shuffled(hypotheses: Sequence[str], *, seed: int) -> list[str]:

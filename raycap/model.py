@@ -72,8 +72,10 @@ def _normalize(feature: Any, config: ModelConfig, moments: Moments | None) -> An
         if moments is not None:
             mean, variance = moments
             layer.adapt_mean.assign(mean)
-            # a unit that is constant over train says nothing: leave it as it is instead of dividing by nearly nothing
-            layer.adapt_variance.assign(np.where(variance > 1e-12, variance, 1.0))
+            # A unit that hardly varies over train says little, and divided by nearly nothing it drowns the others: no
+            # deviation counts for less than 0.3 of their root mean square.
+            floor = 0.09 * float(np.mean(variance))
+            layer.adapt_variance.assign(np.maximum(variance, floor) if floor > 0 else np.ones_like(variance))
             layer.finalize_state()
         return layer(feature)
     return feature

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from raycap.errors import InputError
 from raycap.schema import SPLITS
 
 PHOTO_PX: Final = 256
@@ -153,15 +154,20 @@ def write_dataset(folder: Path, *, seed: int, num_train: int, num_dev: int, num_
     Nothing is done where the same dataset is already.
 
     Args:
-        folder: to write; another dataset there is replaced.
+        folder: to write; another built-in dataset there is replaced.
         seed: of everything.
         num_train: scenes.
         num_dev: scenes.
         num_test: scenes, of combinations that no other split has.
+
+    Raises:
+        InputError: if there is a folder that raycap did not write.
     """
     record = {"version": _VERSION, "seed": seed, "sizes": [num_train, num_dev, num_test]}
     if (folder / _RECORD_FILE).exists() and json.loads((folder / _RECORD_FILE).read_text()) == record:
         return
+    if folder.exists() and not (folder / _RECORD_FILE).exists():
+        raise InputError(f"{folder} is there already and is not the built-in dataset; give another --out")
     temporary = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     (temporary / "photos").mkdir(parents=True)

@@ -112,6 +112,15 @@ def test_a_feature_that_is_constant_over_train_cannot_explode() -> None:
     np.testing.assert_allclose(model.get_layer("normalization")(ones), ones)
 
 
+def test_a_feature_that_hardly_varies_over_train_cannot_explode() -> None:
+    variance = np.full(12, 4.0, np.float32)
+    variance[0] = 1e-9
+    model = build_model(OPTIONS[3], vocab_size=9, feature_dim=12, moments=(np.zeros(12, np.float32), variance))
+    normalized = model.get_layer("normalization")(np.ones((1, 12), np.float32)).numpy()[0]
+    np.testing.assert_allclose(normalized[1:], 0.5, rtol=1e-5)
+    assert normalized[0] < 2.0
+
+
 @pytest.mark.parametrize("config", OPTIONS)
 def test_greedy_equals_the_slow_way(config: ModelConfig) -> None:
     captioner = Captioner(bundle(config))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from raycap.errors import InputError
 from raycap.scenes import COLOURS, PHOTO_PX, SHAPES, Scene, describe, draw, make_scenes, write_dataset
 from raycap.text import standard_words
 
@@ -62,7 +63,7 @@ def test_relations_are_true_in_every_wording(scenes: list[tuple[str, Scene]]) ->
 
 
 def test_colours_and_places_are_in_the_pixels(scenes: list[tuple[str, Scene]]) -> None:
-    for number, (_, scene) in enumerate(scenes[:60]):
+    for number, (_, scene) in enumerate(scenes[:20]):
         pixels = np.asarray(draw(scene, np.random.default_rng(number))).astype(int)
         assert pixels.shape == (PHOTO_PX, PHOTO_PX, 3)
         for group in scene.groups:
@@ -91,3 +92,11 @@ def test_write_dataset_and_again(tmp_path: Path) -> None:
     write_dataset(folder, seed=4, **sizes)
     assert (folder / "captions.csv").read_bytes() != before[folder / "captions.csv"][1]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".tmp-")] == []
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset/mine.txt").write_text("precious")
+    with pytest.raises(InputError, match="is not the built-in dataset"):
+        write_dataset(tmp_path / "dataset", seed=0, num_train=1, num_dev=1, num_test=1)
+    assert (tmp_path / "dataset/mine.txt").read_text() == "precious"
