@@ -13,6 +13,7 @@ text=$1 photos=$2 out=$3 split=${4:-test} encoder=${5:-vgg16}
 
 raycap prepare --captions "$text" --photos "$photos" --out "$out/prepared"
 raycap extract --manifest "$out/prepared/photos.parquet" --encoder "$encoder" --out "$out/features"
-raycap train --prepared "$out/prepared" --features "$out/features" --label-smoothing 0.1 --out "$out/model"
+raycap train --prepared "$out/prepared" --features "$out/features" --label-smoothing 0.1 --epochs 5 \
+	--out "$out/model"
 raycap evaluate --model "$out/model" --prepared "$out/prepared" --features "$out/features" \
-	--split "$split" --beam-width 3 --out "$out/scores-$split"
+	--split "$split" --beam-width 3 --length-penalty 0.7 --out "$out/scores-$split"
