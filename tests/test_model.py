@@ -1,14 +1,15 @@
 """The merge model, its bundle and its step function, with TensorFlow in this process."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from builders import CARD
 
 from raycap.captioner import Captioner
 from raycap.config import DecodingConfig, ModelConfig
-from raycap.encoder_card import EncoderCard
 from raycap.errors import FormatError, InputError
 from raycap.model import Bundle, NextWord, build_model
 from raycap.model_card import ModelCard
@@ -25,22 +26,6 @@ OPTIONS = [
 ]
 
 
-def encoder_card(dim: int) -> EncoderCard:
-    return EncoderCard(
-        name="grid",
-        weights="grid.keras",
-        seed=0,
-        weights_hash="0" * 64,
-        layer="output",
-        preprocessing="in model",
-        height_px=32,
-        width_px=32,
-        resize="nearest",
-        exif_orientation=False,
-        dim=dim,
-    )
-
-
 def small_model(config: ModelConfig, *, dim: int = 12, seed: int = 0) -> keras.Model:
     keras.utils.set_random_seed(seed)
     moments = (np.full(dim, 0.5, np.float32), np.full(dim, 4.0, np.float32))
@@ -49,7 +34,7 @@ def small_model(config: ModelConfig, *, dim: int = 12, seed: int = 0) -> keras.M
 
 def bundle(config: ModelConfig = OPTIONS[0]) -> Bundle:
     card = ModelCard(
-        encoder=encoder_card(12),
+        encoder=replace(CARD, dim=12),
         max_length=TOKENIZER.max_length,
         vocab_size=TOKENIZER.vocab_size,
         training={},
