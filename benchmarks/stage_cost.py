@@ -6,17 +6,27 @@ Prints one table when the command ends. Memory is resident memory, sampled every
 process; kinds are the names that Ray gives its workers.
 """
 
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import psutil
 
 
-def main(command: Sequence[str]) -> int:
-    peaks: dict[str, float] = {}
-    counts: dict[str, int] = {}
+@dataclass
+class Cost:
+    wall_s: float = 0.0
+    exit_code: int = 0
+    peak_mib: dict[str, float] = field(default_factory=dict)
+    at_once: dict[str, int] = field(default_factory=dict)
+
+
+def measure(command: Sequence[str]) -> Cost:
+    """Run a command and watch it and all that it starts."""
+    cost = Cost()
     started = time.monotonic()
     process = psutil.Popen(command)
     while process.poll() is None:
@@ -29,20 +39,29 @@ def main(command: Sequence[str]) -> int:
             except psutil.Error:
                 continue
         for kind, each_mib in sizes.items():
-            peaks[kind] = max(peaks.get(kind, 0.0), *each_mib)
-            counts[kind] = max(counts.get(kind, 0), len(each_mib))
+            cost.peak_mib[kind] = max(cost.peak_mib.get(kind, 0.0), *each_mib)
+            cost.at_once[kind] = max(cost.at_once.get(kind, 0), len(each_mib))
         time.sleep(0.2)
-    wall_s = time.monotonic() - started
-    print(f"\n{' '.join(command[:2])}: {wall_s:.1f} s, exit code {process.returncode}")
-    print(f"{'process':<44}{'at once':>8}{'peak MiB':>10}")
-    for kind, peak in sorted(peaks.items(), key=lambda item: -item[1])[:12]:
-        print(f"{kind:<44}{counts[kind]:>8}{peak:>10.0f}")
-    return int(process.returncode)
+    cost.wall_s, cost.exit_code = time.monotonic() - started, int(process.returncode)
+    return cost
 
 
 def kind_of(command: Sequence[str]) -> str:
+    """Return the name of a process's kind: Ray's workers rename themselves after what they run."""
     first = command[0] if command else "gone"
-    return first.split('"')[0].strip()[:42] if first.startswith("ray::") else "Ray's own"
+    if not first.startswith("ray::"):
+        return "Ray's own"
+    name = first.removeprefix("ray::").split('"')[0].strip()
+    return re.sub(r"\)\)?\.\w+$", ")", name)[:60]  # an actor's method says nothing of its kind
+
+
+def main(command: Sequence[str]) -> int:
+    cost = measure(command)
+    print(f"\n{' '.join(command[:2])}: {cost.wall_s:.1f} s, exit code {cost.exit_code}")
+    print(f"{'process':<62}{'at once':>8}{'peak MiB':>10}")
+    for kind, peak in sorted(cost.peak_mib.items(), key=lambda item: -item[1])[:12]:
+        print(f"{kind:<62}{cost.at_once[kind]:>8}{peak:>10.0f}")
+    return cost.exit_code
 
 
 if __name__ == "__main__":

@@ -1,49 +1,85 @@
 """The caption stage: new photos to captions, straight from pixels, in one Ray Data job. Knows no human captions."""
 
-import posixpath
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raycap.cluster import Placement, connect, place
 from raycap.config import CaptionConfig
-from raycap.datasets import PHOTO_EXTENSIONS
-from raycap.errors import InputError, TooManyFailuresError
+from raycap.errors import ConflictError, InputError, TooManyFailuresError
+from raycap.exports import export, export_location
+from raycap.locations import absolute, join, with_absolute
 from raycap.model_card import ModelCard, find_bundle, read_card
-from raycap.operators import CaptionFeatures, DecodePhotos, EncodePhotos, LoadEncoder, WriteShards
-from raycap.pipeline import ModelStep, Step, photos_per_block, run_blocks, run_shards
-from raycap.runs import Run, short_hash
-from raycap.schema import GENERATED
-from raycap.shards import ShardCounts, ShardedOutput, cut
-from raycap.storage import absolute, exists, is_folder, join, list_files, with_absolute
+from raycap.operators import CaptionFeatures, DecodePhotos, EncodePhotos, LoadEncoder, WriteShards, WriteSidecars
+from raycap.photo_sources import STANDARD_INPUT, find_photos
+from raycap.pipeline import ModelStep, Step, plan_shards, run_blocks, run_shards
+from raycap.runs import RUN_FILE, Run, read_run, short_hash
+from raycap.schema import ALTERNATIVES, GENERATED
+from raycap.shards import ShardCounts, ShardedOutput
+from raycap.sidecars import BESIDE, SidecarCounts, Sidecars, delete_written_sidecars
+from raycap.storage import delete_file, exists, is_folder, is_local, num_bytes, walk_files
 
+STAGE = "caption"
 FOLDER = "captions"
 _ENCODER_SHARE = 0.7
+_EXPORTS = ("jsonl", "csv")
+# what does not change what captions are; all the rest does
+_NOT_IDENTITY = ("photos", "model", "encoder_file", "limit", "dry_run", "listing", "output", "limits", "workers")
+_STATS_AT_ONCE, _STATS_A_CALL = 32, 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CaptionResult:
     """What came of it.
 
     Attributes:
-        num_captions: photos with a caption.
-        num_failures: photos without one.
-        num_new: photos that this run finished with, either way.
+        num_photos: that were listed.
+        num_captions: of them, with a caption.
+        num_failures: of them, without one, as the failures table says why.
+        num_left: of them, not tried: beyond `limit`.
+        num_new: that this run finished with, either way.
+        sidecars: what became of .txt files, if any were asked for.
     """
 
+    num_photos: int
     num_captions: int
     num_failures: int
+    num_left: int
     num_new: int
+    sidecars: SidecarCounts | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionPlan:
+    """What a run would do.
+
+    Attributes:
+        num_photos: that are listed.
+        num_captions: of them, that have a caption already.
+        num_failures: of them, that have failed and are not tried again.
+        num_pending: that would be captioned.
+        pending_bytes: of their files, as far as that is known: rows of Parquet files have no size of their own.
+        photos_per_shard: photos an output file at most.
+    """
+
+    num_photos: int
+    num_captions: int
+    num_failures: int
+    num_pending: int
+    pending_bytes: int
+    photos_per_shard: int
 
 
 def caption(config: CaptionConfig, *, show: Callable[[dict[str, Any]], None] | None = None) -> CaptionResult:
     """Caption photos.
 
-    With `config.out`, writes `captions/`, `failures/` and `run.json` under it; run again it does what is left. Without,
-    writes nothing, and calls `show`.
+    With `config.out`, writes `captions/`, `failures/` and `run.json` under it, and what `config.output` asks for; run
+    again it does what is left. Without, writes nothing, and calls `show`.
 
     Args:
         config: what, with which model, and where to.
@@ -54,119 +90,219 @@ def caption(config: CaptionConfig, *, show: Callable[[dict[str, Any]], None] | N
         InputError: if a path is wrong, there are no photos, or no model.
         WeightsError: if the encoder's weights cannot be had.
         EncoderMismatchError: if they are not those that the model was trained with.
-        ConflictError: if the output was made with another model or other options.
+        ConflictError: if the output was made with another model or other options, or is there and must not be.
         TooManyFailuresError: if every photo failed, or more than the configuration allows.
     """
-    config = with_absolute(config, "model", "out", "encoder_file")
-    config = replace(config, photos=tuple(absolute(photo) for photo in config.photos))
-    bundle = find_bundle(config.model)
-    card = read_card(bundle)
-    photos = find_photos(config.photos)
-    result = _write(config, bundle, card, photos) if config.out else _show(config, bundle, card, photos, show)
+    job = _Job.prepare(config)
+    result = job.write() if job.config.out else job.show(show)
     if result.num_failures and not result.num_captions:
         raise TooManyFailuresError(f"all {result.num_failures} photos failed")
     return result
 
 
-def find_photos(locations: Sequence[str]) -> pa.Table:
-    """Return `image_id` and `uri` of the photos at some files and folders, each photo once.
+def plan(config: CaptionConfig) -> CaptionPlan:
+    """Return what `caption` would do, without doing any of it; raises what it would raise before its first photo."""
+    job = _Job.prepare(config)
+    pending, counts = job.photos, ShardCounts()
+    if job.config.out:
+        job.open_run()
+        output = job.output
+        if job.config.output.if_exists != "overwrite":
+            counts = output.counts(job.photos)
+            pending = output.pending(job.photos, retry_failed=job.config.workers.retry_failed, change=False)
+    pending = pending.slice(0, job.config.limit)
+    return CaptionPlan(
+        num_photos=len(job.photos),
+        num_captions=counts.done,
+        num_failures=0 if job.config.workers.retry_failed else counts.failed,
+        num_pending=len(pending),
+        pending_bytes=_total_bytes(pending),
+        photos_per_shard=job.config.workers.shard_size,
+    )
 
-    A photo's id is its path relative to the folder given, or its name, where it was itself given; where that would
-    make two photos one, ids are whole locations.
 
-    Raises:
-        InputError: if something is not there, or there is no photo at all.
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One call of the stage.
+
+    Attributes:
+        config: with absolute locations.
+        bundle: location of the model.
+        card: of the model.
+        photos: the listing.
     """
-    found: dict[str, str] = {}
-    for location in locations:
-        if is_folder(location):
-            names = [name for name in list_files(location, recursive=True) if name.lower().endswith(PHOTO_EXTENSIONS)]
-            found |= {join(location, name): name for name in names}
-        elif exists(location):
-            found[location] = posixpath.basename(location)
-        else:
-            raise InputError(f"there is no photo or folder at {location}")
-    if not found:
-        raise InputError(f"there are no photos in {', '.join(locations)} ({' '.join(PHOTO_EXTENSIONS)})")
-    shared = {name for name, count in Counter(found.values()).items() if count > 1}
-    image_ids = [uri if shared else name for uri, name in found.items()]
-    return pa.table({"image_id": pa.array(image_ids, pa.string()), "uri": pa.array(list(found), pa.string())})
 
+    config: CaptionConfig
+    bundle: str
+    card: ModelCard
+    photos: pa.Table
 
-def _write(config: CaptionConfig, bundle: str, card: ModelCard, photos: pa.Table) -> CaptionResult:
-    assert config.out is not None  # noqa: S101 - for mypy: only called with one
-    ignored = ("photos", "model", "encoder_file", "max_pixels", "workers")
-    run = Run.open(config.out, "caption", config, ignore=ignored, inputs={"model_hash": short_hash(asdict(card))})
-    output = ShardedOutput(out=config.out, folder=FOLDER, stage="caption")
-    pending = output.pending(photos, retry_failed=config.workers.retry_failed)
-    new = ShardCounts()
-    if len(pending):
-        run.save()
+    @classmethod
+    def prepare(cls, config: CaptionConfig) -> "_Job":
+        """Check what can be checked, and list the photos."""
+        config = with_absolute(config, "model", "out", "encoder_file")
+        output = config.output
+        if output.sidecars not in {None, BESIDE}:
+            config = replace(config, output=with_absolute(output, "sidecars"))
+        config = replace(
+            config, photos=tuple(each if each == STANDARD_INPUT else absolute(each) for each in config.photos)
+        )
+        bundle = find_bundle(config.model)
+        return cls(
+            config=config, bundle=bundle, card=read_card(bundle), photos=find_photos(config.photos, config.listing)
+        )
+
+    @property
+    def out(self) -> str:
+        """Where to write."""
+        if self.config.out is None:
+            raise InputError("there is nowhere to write: give --out")
+        return self.config.out
+
+    @property
+    def output(self) -> ShardedOutput:
+        """The shards."""
+        return ShardedOutput(out=self.out, folder=FOLDER, stage=STAGE, key="uri")
+
+    @property
+    def sidecars(self) -> Sidecars | None:
+        """The sidecars, if any are asked for."""
+        options = self.config.output
+        if options.sidecars is None:
+            return None
+        return Sidecars(out=self.out, where=options.sidecars, overwrite=options.overwrite_sidecars)
+
+    def open_run(self) -> Run:
+        """Return the run's record, if what is there allows the run."""
+        policy = self.config.output.if_exists
+        if policy == "fail" and is_folder(self.out) and next(walk_files(self.out), None) is not None:
+            raise ConflictError(f"{self.out} is not empty, and --if-exists is fail; give another --out")
+        inputs = {"model_hash": short_hash(asdict(self.card))}
+        if policy != "overwrite":
+            try:
+                return Run.open(self.out, STAGE, self.config, ignore=_NOT_IDENTITY, inputs=inputs)
+            except ConflictError as error:
+                raise ConflictError(f"{error}; or start over with --if-exists overwrite") from error
+        earlier = read_run(self.out)
+        if earlier is not None and earlier["stage"] != STAGE:
+            raise ConflictError(f"{self.out} holds the output of {earlier['stage']}; give {STAGE} another --out")
+        return Run.new(self.out, STAGE, self.config, ignore=_NOT_IDENTITY, inputs=inputs)
+
+    def write(self) -> CaptionResult:
+        """Caption what is pending, and write it."""
+        run, output, sidecars, config = self.open_run(), self.output, self.sidecars, self.config
+        places = sidecars.place(self.photos) if sidecars else []
+        if config.output.if_exists == "overwrite":
+            self._start_over()
+        photos = self.photos.append_column("sidecar", pa.array(places, pa.string())) if sidecars else self.photos
+        pending = output.pending(photos, retry_failed=config.workers.retry_failed).slice(0, config.limit)
+        if sidecars:
+            sidecars.catch_up(output.rows, self.photos, places)
+        new = ShardCounts()
+        if len(pending):
+            run.save()
+            new = self._run(pending, output, sidecars)
+        for file_format in _EXPORTS:
+            wanted = file_format in config.output.formats
+            if wanted and (len(pending) or not exists(export_location(self.out, file_format))):
+                export(output.rows, self.out, file_format, self.photos)
+        counts = output.counts(self.photos)
+        result = CaptionResult(
+            num_photos=len(self.photos),
+            num_captions=counts.done,
+            num_failures=counts.failed,
+            num_left=len(self.photos) - counts.total,
+            num_new=new.total,
+            sidecars=sidecars.counts() if sidecars else None,
+        )
+        if len(pending) or run.result is None:
+            run.save(asdict(result))
+        return result
+
+    def _start_over(self) -> None:
+        """Remove all that raycap wrote, the record last."""
+        delete_written_sidecars(self.out)
+        self.output.delete()
+        for location in (*(export_location(self.out, each) for each in _EXPORTS), join(self.out, RUN_FILE)):
+            if exists(location):
+                delete_file(location)
+
+    def _run(self, pending: pa.Table, output: ShardedOutput, sidecars: Sidecars | None) -> ShardCounts:
         connect()
-        placement = place(config.workers)
+        placement = place(self.config.workers)
+        alternatives = (ALTERNATIVES.name,) if self.config.decoding.num_captions > 1 else ()
         write = WriteShards(
             output=output,
-            columns=GENERATED.names,
-            constants=(("model", bundle), ("encoder", card.encoder.name)),
+            columns=(*GENERATED.names[:5], *alternatives, *GENERATED.names[5:]),
+            constants=(("model", self.bundle), ("encoder", self.card.encoder.name)),
+            then=WriteSidecars(sidecars) if sidecars else None,
         )
-        new = run_shards(
-            _cut(config, card, pending, placement),
-            [*_steps(config, bundle, card, placement), write],
-            label="caption",
-            before=output.counts(photos),
-            max_failure_rate=config.workers.max_failure_rate,
+        return run_shards(
+            self._shards(pending, placement),
+            [*self._steps(placement), write],
+            label=STAGE,
+            before=output.counts(self.photos),
+            max_failure_rate=self.config.workers.max_failure_rate,
         )
-    counts = output.counts(photos)
-    result = CaptionResult(counts.done, counts.failed, new.total)
-    if len(pending) or run.result is None:
-        run.save(asdict(result))
-    return result
+
+    def show(self, show: Callable[[dict[str, Any]], None] | None) -> CaptionResult:
+        """Caption the photos, and show what comes."""
+        counts = Counter[bool]()
+        for row in self._rows():
+            counts[row["error_type"] is None] += 1
+            if show is not None:
+                show(row)
+        return CaptionResult(
+            num_photos=len(self.photos),
+            num_captions=counts[True],
+            num_failures=counts[False],
+            num_left=len(self.photos) - counts.total(),
+            num_new=counts.total(),
+        )
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        connect()
+        placement = place(self.config.workers)
+        pending = self.photos.slice(0, self.config.limit)
+        for block in run_blocks(self._shards(pending, placement), self._steps(placement)):
+            yield from block.to_pylist()
+
+    def _shards(self, photos: pa.Table, placement: Placement) -> list[pa.Table]:
+        photo_bytes = self.card.encoder.height_px * self.card.encoder.width_px * 3
+        return plan_shards(photos, self.config.workers, placement, photo_bytes=photo_bytes)
+
+    def _steps(self, placement: Placement) -> list[Step]:
+        config, encoder = self.config, self.card.encoder
+        decode = DecodePhotos(
+            height_px=encoder.height_px,
+            width_px=encoder.width_px,
+            exif_orientation=encoder.exif_orientation,
+            limits=config.limits,
+        )
+        common = {"batch_size": config.workers.batch_size, "num_threads": placement.num_threads}
+        encode = {"load": LoadEncoder(card=encoder, file=config.encoder_file), **common}
+        speak = {"bundle": self.bundle, "decoding": config.decoding, **common}
+        return [
+            decode,
+            ModelStep(operator=EncodePhotos, options=encode, placement=placement.share(_ENCODER_SHARE)),
+            ModelStep(operator=CaptionFeatures, options=speak, placement=placement.share(1 - _ENCODER_SHARE)),
+        ]
 
 
-def _show(
-    config: CaptionConfig,
-    bundle: str,
-    card: ModelCard,
-    photos: pa.Table,
-    show: Callable[[dict[str, Any]], None] | None,
-) -> CaptionResult:
-    counts = Counter[bool]()
-    for row in _rows(config, bundle, card, photos):
-        counts[row["error_type"] is None] += 1
-        if show is not None:
-            show(row)
-    return CaptionResult(counts[True], counts[False], len(photos))
+def _total_bytes(photos: pa.Table) -> int:
+    """Return how large the files of some photos are together, asking storage where the listing did not say."""
+    known = pc.sum(photos["num_bytes"]).as_py() or 0
+    unknown = photos.filter(pc.and_(pc.is_null(photos["num_bytes"]), pc.is_null(photos["container"])))
+    uris = unknown["uri"].to_pylist()
+    if all(map(is_local, uris[:1])):  # where threads would only wait for one another
+        return known + sum(map(_size, uris))
+    parts = [uris[start : start + _STATS_A_CALL] for start in range(0, len(uris), _STATS_A_CALL)]
+    with ThreadPoolExecutor(_STATS_AT_ONCE) as threads:
+        return known + sum(threads.map(lambda part: sum(map(_size, part)), parts))
 
 
-def _rows(config: CaptionConfig, bundle: str, card: ModelCard, photos: pa.Table) -> Iterator[dict[str, Any]]:
-    connect()
-    placement = place(config.workers)
-    for block in run_blocks(_cut(config, card, photos, placement), _steps(config, bundle, card, placement)):
-        yield from block.to_pylist()
-
-
-def _cut(config: CaptionConfig, card: ModelCard, photos: pa.Table, placement: Placement) -> list[pa.Table]:
-    photo_bytes = card.encoder.height_px * card.encoder.width_px * 3
-    shard_size = min(config.workers.shard_size, photos_per_block(photo_bytes))
-    return cut(photos, shard_size=shard_size, num_workers=placement.num_workers)
-
-
-def _steps(config: CaptionConfig, bundle: str, card: ModelCard, placement: Placement) -> list[Step]:
-    threads, batch_size = placement.num_threads, config.workers.batch_size
-    decode = DecodePhotos(
-        height_px=card.encoder.height_px,
-        width_px=card.encoder.width_px,
-        exif_orientation=card.encoder.exif_orientation,
-        max_pixels=config.max_pixels,
-    )
-    encode = {
-        "load": LoadEncoder(card=card.encoder, file=config.encoder_file),
-        "batch_size": batch_size,
-        "num_threads": threads,
-    }
-    speak = {"bundle": bundle, "decoding": config.decoding, "num_threads": threads}
-    return [
-        decode,
-        ModelStep(operator=EncodePhotos, options=encode, placement=placement.share(_ENCODER_SHARE)),
-        ModelStep(operator=CaptionFeatures, options=speak, placement=placement.share(1 - _ENCODER_SHARE)),
-    ]
+def _size(location: str) -> int:
+    try:
+        return num_bytes(location) or 0
+    except (OSError, ValueError, InputError):
+        return 0

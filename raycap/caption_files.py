@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycap.errors import DatasetError, InputError
+from raycap.locations import absolute, join
 from raycap.schema import SPLITS
-from raycap.storage import absolute, exists, is_folder, join, read_bytes
+from raycap.storage import exists, is_folder, read_bytes
 
 CaptionFormat = Literal["auto", "flickr8k", "coco", "karpathy", "csv", "jsonl", "parquet"]
 

@@ -1,12 +1,14 @@
 """A bundle at work: features to captions; knows neither Ray nor where features come from."""
 
-from typing import NamedTuple, Self
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raycap.config import DecodingConfig
-from raycap.decoding import search
+from raycap.decoding import sample, search
 from raycap.model import Bundle, NextWord
 from raycap.schema import PAD_ID
 
@@ -38,25 +40,53 @@ class Captioner:
         """Load the bundle at `location`; for errors see `Bundle.load`."""
         return cls(Bundle.load(location))
 
-    def caption_features(self, features: NDArray[np.float32], decoding: DecodingConfig) -> list[GeneratedCaption]:
-        """Return the best caption of each photo.
+    def caption_features(
+        self, features: NDArray[np.float32], decoding: DecodingConfig, *, image_ids: Sequence[str]
+    ) -> list[list[GeneratedCaption]]:
+        """Return the captions of each photo, best first; `decoding.num_captions` of them, where there are so many.
 
         Args:
             features: `(photos, dim)` float32, from the encoder of the bundle's card.
-            decoding: how to search.
+            decoding: how to search or draw.
+            image_ids: of the photos; with the seed they decide what is drawn.
         """
         if not len(features):
             return []
         tokenizer = self.bundle.tokenizer
-        found = search(
-            self._next_word,
-            self._next_word.start(features),
-            start_id=tokenizer.start_id,
-            end_id=tokenizer.end_id,
-            max_length=decoding.max_length or tokenizer.max_length,
-            beam_width=decoding.beam_width,
-            length_penalty=decoding.length_penalty,
-            forbidden=(PAD_ID,),
-        )
-        best = [hypotheses[0] for hypotheses in found]
-        return [GeneratedCaption(tokenizer.decode(each.tokens), each.log_prob, len(each.tokens)) for each in best]
+        max_length = decoding.max_length or max(tokenizer.max_length, decoding.min_length)
+        options: dict[str, Any] = {
+            "start_id": tokenizer.start_id,
+            "end_id": tokenizer.end_id,
+            "max_length": max_length,
+            "min_words": decoding.min_length - 2,
+            "no_repeat_ngram": decoding.no_repeat_ngram,
+            "forbidden": (PAD_ID,),
+        }
+        state = self._next_word.start(features)
+        if decoding.sample:
+            found = sample(
+                self._next_word,
+                state,
+                uniforms=_uniforms(image_ids, decoding.sample_seed, (decoding.num_captions, max_length)),
+                temperature=decoding.temperature,
+                top_k=decoding.top_k,
+                top_p=decoding.top_p,
+                **options,
+            )
+        else:
+            beam_width, penalty = decoding.beam_width, decoding.length_penalty
+            found = search(self._next_word, state, beam_width=beam_width, length_penalty=penalty, **options)
+        return [
+            [
+                GeneratedCaption(tokenizer.decode(each.tokens), each.log_prob, len(each.tokens))
+                for each in hypotheses[: decoding.num_captions]
+            ]
+            for hypotheses in found
+        ]
+
+
+def _uniforms(image_ids: Sequence[str], seed: int, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Return random numbers, `(photos, *shape)`, that are the same for a photo wherever and with whatever it is run."""
+    digests = (hashlib.sha256(image_id.encode()).digest()[:8] for image_id in image_ids)
+    generators = (np.random.default_rng([seed, int.from_bytes(digest)]) for digest in digests)
+    return np.stack([generator.random(shape) for generator in generators])

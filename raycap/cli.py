@@ -1,16 +1,19 @@
 """The command line: `raycap <stage>`; reads options, runs the stage, says what came of it. Nothing else."""
 
 import importlib
+import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from raycap.errors import InputError, RaycapError
-from raycap.progress import say
+from raycap.progress import is_quiet, say
 
 if TYPE_CHECKING:
-    from raycap.caption import CaptionResult
+    from raycap.caption import CaptionPlan, CaptionResult
     from raycap.demo import DemoResult
     from raycap.evaluate import EvaluateResult
     from raycap.extract import ExtractResult
@@ -25,7 +28,8 @@ _STAGES: Mapping[str, tuple[str, str]] = {
     "caption": ("CaptionConfig", "captions of new photos, with Ray Data"),
     "demo": ("DemoConfig", "all of it, on a built-in dataset"),
 }
-_EXIT_FAILED, _EXIT_INPUT, _EXIT_INTERRUPTED = 1, 2, 130
+_EXIT_DONE, _EXIT_FAILED, _EXIT_INPUT, _EXIT_PHOTOS_FAILED, _EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+_SWITCHES = {"--verbose": "RAYCAP_VERBOSE", "--quiet": "RAYCAP_QUIET", "--json": "RAYCAP_JSON"}
 
 _HELP = """usage: raycap STAGE [OPTIONS]
 
@@ -35,8 +39,9 @@ stages:
 {stages}
 
 raycap STAGE --help lists a stage's options.
+--json prints results as JSON, on standard output; --quiet says nothing but errors.
 --debug shows where an error comes from; --verbose, what Ray and its workers log.
-Exit codes: 0 done, 1 failed, 2 wrong input or options, 130 interrupted."""
+Exit codes: 0 done, 1 failed, 2 wrong input or options, 3 captioned but for photos that failed, 130 interrupted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,30 +51,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; by default, this process's.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
-    if "--verbose" in given:
-        os.environ["RAYCAP_VERBOSE"] = "1"
-    else:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    given = [each for each in given if each not in {"--debug", "--verbose"}]
-    if not given or given[0] in {"-h", "--help", "help"}:
+    words = [each for each in given if each not in {"--debug", *_SWITCHES}]
+    if not words or words[0] in {"-h", "--help", "help"}:
         print(_help())
-        return 0 if given else _EXIT_INPUT
-    if given[0] == "--version":
+        return _EXIT_DONE if words else _EXIT_INPUT
+    if words[0] == "--version":
         from raycap import __version__
 
         print(f"raycap {__version__}")
-        return 0
+        return _EXIT_DONE
+    with _switched_on(given):
+        try:
+            return _run(words[0], words[1:])
+        except RaycapError as error:
+            if "--debug" in given:
+                raise
+            say(f"raycap {words[0]}: {error}")
+            return _EXIT_INPUT if isinstance(error, InputError) else _EXIT_FAILED
+        except KeyboardInterrupt:
+            say(f"raycap {words[0]}: interrupted; the same command goes on from here")
+            return _EXIT_INTERRUPTED
+
+
+@contextmanager
+def _switched_on(given: Sequence[str]) -> Iterator[None]:
+    """Set the environment variables of the switches that are given, which workers see too, while the block runs."""
+    was = dict(os.environ)
+    os.environ.update({variable: "1" for switch, variable in _SWITCHES.items() if switch in given})
+    if not os.environ.get("RAYCAP_VERBOSE"):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        return _run(given[0], given[1:])
-    except RaycapError as error:
-        if debug:
-            raise
-        say(f"raycap {given[0]}: {error}")
-        return _EXIT_INPUT if isinstance(error, InputError) else _EXIT_FAILED
-    except KeyboardInterrupt:
-        say(f"raycap {given[0]}: interrupted; the same command goes on from here")
-        return _EXIT_INTERRUPTED
+        yield
+    finally:
+        for variable in _SWITCHES.values():
+            os.environ.pop(variable, None)
+        os.environ.update(was)
 
 
 def _help() -> str:
@@ -97,27 +113,48 @@ def _run(stage: str, options: Sequence[str]) -> int:
         return _caption(config)
     function: Callable[[Any], Any] = getattr(importlib.import_module(f"raycap.{stage}"), stage)
     result = function(config)
-    if stage in _SAY:
-        print(_SAY[stage](result, config))
-    return 0
+    _print_result(result, _SAY[stage](result, config))
+    return _EXIT_DONE
+
+
+def _print_result(result: Any, text: str) -> None:
+    """Print what came of a stage, on standard output."""
+    if _as_json():
+        print(json.dumps(asdict(result), ensure_ascii=False))
+    elif not is_quiet():
+        print(text)
+
+
+def _as_json() -> bool:
+    return bool(os.environ.get("RAYCAP_JSON"))
 
 
 def _caption(config: Any) -> int:
-    from raycap.caption import caption
+    from raycap.caption import caption, plan
 
-    def show(row: Mapping[str, Any]) -> None:
-        if row["error_type"] is None:
-            print(f"{row['image_id']}\t{row['caption']}\t{row['log_prob']:.3f}", flush=True)
-        else:
-            say(f"{row['image_id']}: {row['error_message']} ({row['error_type']})")
-
-    result = caption(config, show=show)
+    if config.dry_run:
+        planned = plan(config)
+        _print_result(planned, _say_plan(planned, config))
+        return _EXIT_DONE
+    result = caption(config, show=_show_caption)
     line = _say_caption(result, config)
     if config.out:
-        print(line)
+        _print_result(result, line)
+    elif not is_quiet():
+        say(line)  # standard output holds the captions
+    return _EXIT_PHOTOS_FAILED if result.num_failures else _EXIT_DONE
+
+
+def _show_caption(row: Mapping[str, Any]) -> None:
+    if _as_json():
+        shown = ("image_id", "uri", "caption", "log_prob", "num_tokens", "alternatives", "width", "height")
+        failed = ("image_id", "uri", "error_type", "error_message")
+        names = [name for name in (shown if row["error_type"] is None else failed) if name in row]
+        print(json.dumps({name: row[name] for name in names}, ensure_ascii=False), flush=True)
+    elif row["error_type"] is None:
+        print(f"{row['image_id']}\t{row['caption']}\t{row['log_prob']:.3f}", flush=True)
     else:
-        say(line)
-    return 0
+        say(f"{row['image_id']}: {row['error_message']} ({row['error_type']})")
 
 
 def _say_prepare(result: "PrepareResult", config: Any) -> str:
@@ -158,9 +195,29 @@ def _say_evaluate(result: "EvaluateResult", config: Any) -> str:
 
 def _say_caption(result: "CaptionResult", config: Any) -> str:
     where = f" in {config.out} ({result.num_new:,} photos in this run)" if config.out else ""
-    failures = f": see {config.out}/failures" if config.out else ""
-    failed = f", {result.num_failures:,} failed{failures}" if result.num_failures else ""
-    return f"{result.num_captions:,} captions{where}{failed}"
+    lines = [f"{result.num_captions:,} captions of {result.num_photos:,} photos{where}"]
+    if result.num_failures:
+        reasons = f": see {config.out}/failures; --retry-failed tries them again" if config.out else ""
+        lines.append(f"{result.num_failures:,} photos failed{reasons}")
+    if result.num_left:
+        lines.append(f"{result.num_left:,} photos left; the same command goes on with them")
+    if result.sidecars is not None:
+        lines.append(f"{result.sidecars.written:,} .txt files written")
+        if result.sidecars.kept:
+            lines.append(f"{result.sidecars.kept:,} .txt files kept as they were; --overwrite-sidecars replaces them")
+    return "\n".join(lines)
+
+
+def _say_plan(planned: "CaptionPlan", config: Any) -> str:
+    where = f"{config.out}, {planned.photos_per_shard:,} a file at most" if config.out else "standard output"
+    return "\n".join(
+        [
+            f"{planned.num_photos:,} photos found",
+            f"{planned.num_captions:,} have a caption, {planned.num_failures:,} have failed",
+            f"{planned.num_pending:,} would be captioned ({planned.pending_bytes / 1e6:,.1f} MB), to {where}",
+            "nothing was done (--dry-run)",
+        ]
+    )
 
 
 def _say_demo(result: "DemoResult", config: Any) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.metrics import Counter, Gauge
 
 from raycap.config import WorkersConfig
 from raycap.errors import InputError, RaycapError
@@ -121,6 +122,34 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.append(each)
         queue += [each.__cause__, each.__context__, getattr(each, "cause", None)]
         queue += getattr(each, "worker_failures", {}).values()
+
+
+class StageMetrics:
+    """What a stage has done, among the metrics that Ray exports for Prometheus.
+
+    The counter `ray_raycap_photos_total` is tagged by stage and outcome (`done`, `failed`), the gauges
+    `ray_raycap_pending_photos` and `ray_raycap_photos_per_s` by stage.
+    """
+
+    def __init__(self, stage: str) -> None:
+        """Start at nothing.
+
+        Args:
+            stage: the value of the tag.
+        """
+        self._stage = {"stage": stage}
+        keys = ("stage",)
+        self._photos = Counter("raycap_photos", "Photos that are finished with.", tag_keys=("stage", "outcome"))
+        self._pending = Gauge("raycap_pending_photos", "Photos of the run that are not finished.", tag_keys=keys)
+        self._rate = Gauge("raycap_photos_per_s", "Photos a second, over the run so far.", tag_keys=keys)
+
+    def add(self, *, done: int, failed: int, pending: int, rate: float) -> None:
+        """Add what was finished since the last call, and set the gauges."""
+        for outcome, count in (("done", done), ("failed", failed)):
+            if count:
+                self._photos.inc(count, {**self._stage, "outcome": outcome})
+        self._pending.set(pending, self._stage)
+        self._rate.set(rate, self._stage)
 
 
 class Board:

@@ -5,6 +5,13 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
+from raycap.errors import InputError
+
+
+def _require(met: bool, message: str) -> None:
+    if not met:
+        raise InputError(message)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
@@ -49,14 +56,38 @@ class WorkersConfig:
     """GPUs of each worker; by default 1 if the cluster has any, otherwise 0."""
     cpus_per_worker: int = 4
     """Threads of each CPU worker, at most the node's."""
-    batch_size: int = 32
-    """Photos a model call."""
+    batch_size: int | None = None
+    """Photos a model call; by default found by trying. Halved where memory runs out."""
     shard_size: int = 256
     """Photos an output file at most; what a kill can lose is what is in flight."""
     max_failure_rate: float = 1.0
     """End with an error once this share of photos has failed (after the first 100)."""
     retry_failed: bool = False
     """Try the photos of the failures table again."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_workers", "cpus_per_worker", "batch_size", "shard_size"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"--{name.replace('_', '-')} is {value}; give 1 or more")
+        _require(self.num_gpus is None or self.num_gpus >= 0, f"--num-gpus is {self.num_gpus}; give 0 or more")
+        _require(0 <= self.max_failure_rate <= 1, f"--max-failure-rate is {self.max_failure_rate:g}; give 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsConfig:
+    """What one photo may cost; beyond that it fails, and the others go on."""
+
+    max_pixels: int = 178_956_970
+    """Photos with more pixels fail before they are decoded."""
+    max_bytes: int = 2**30
+    """Photos whose files are larger fail."""
+    photo_timeout_s: float = 60.0
+    """Seconds that reading a photo, and then decoding it, may each take."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_pixels", "max_bytes", "photo_timeout_s"):
+            value = getattr(self, name)
+            _require(value > 0, f"--{name.replace('_', '-')} is {value:g}; give more than 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +111,7 @@ class ExtractConfig:
     """Turn photos as their EXIF orientation says; keras.utils.load_img does not."""
     dtype: Literal["float32", "float16"] = "float32"
     """What features are stored as."""
-    max_pixels: int = 178_956_970
-    """Photos with more pixels fail instead of filling the memory."""
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
 
 
@@ -141,14 +171,46 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingConfig:
-    """How a caption is searched for."""
+    """How a caption is found: by beam search, or drawn at random."""
 
     beam_width: int = 3
     """Hypotheses kept at each word; 1 is greedy."""
     length_penalty: float = 0.0
     """Hypotheses are ranked by log_prob / length ** this; more favours longer captions."""
+    min_length: int = 3
+    """Tokens at least, start and end included."""
     max_length: int | None = None
     """Tokens at most, start and end included; by default the longest training caption's."""
+    no_repeat_ngram: int = 0
+    """No sequence of this many words comes twice in a caption; 0 allows any."""
+    num_captions: int = 1
+    """Captions of each photo; those after the first are its `alternatives`."""
+    sample: bool = False
+    """Draw each word at random instead of searching; the four options below say how."""
+    temperature: float = 1.0
+    """Below 1 the probable becomes more so."""
+    top_k: int = 0
+    """Draw from this many most probable words; 0 from all."""
+    top_p: float = 1.0
+    """Draw from the fewest words that together have this probability."""
+    sample_seed: int = 0
+    """What is drawn for a photo depends on this and its image_id, not on the photos beside it."""
+
+    def __post_init__(self) -> None:
+        longest = self.min_length if self.max_length is None else self.max_length
+        _require(self.beam_width >= 1, f"--beam-width is {self.beam_width}; give 1 or more")
+        _require(self.min_length >= 2, f"--min-length is {self.min_length}; start and end are 2 tokens")
+        _require(longest >= max(3, self.min_length), f"--max-length is {longest}; give 3 and --min-length or more")
+        _require(self.no_repeat_ngram >= 0, f"--no-repeat-ngram is {self.no_repeat_ngram}; give 0 or more")
+        _require(1e-6 <= self.temperature <= 1e6, f"--temperature is {self.temperature:g}; give 1e-6 to 1e6")
+        _require(self.top_k >= 0, f"--top-k is {self.top_k}; give 0 or more")
+        _require(0 < self.top_p <= 1, f"--top-p is {self.top_p:g}; give more than 0, and 1 at most")
+        _require(self.num_captions >= 1, f"--num-captions is {self.num_captions}; give 1 or more")
+        _require(
+            self.sample or self.num_captions <= self.beam_width,
+            f"a beam of {self.beam_width} holds no {self.num_captions} captions; give --beam-width "
+            f"{self.num_captions}, or --sample",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,28 +233,66 @@ class EvaluateConfig:
     seed: int = 0
     """Seed of the shuffled-photos baseline."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
-    workers: WorkersConfig = field(default_factory=lambda: WorkersConfig(batch_size=256))
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotosConfig:
+    """How photos are listed."""
+
+    hidden: bool = False
+    """Take files and folders whose names begin with a dot too."""
+    image_column: str | None = None
+    """CSV, JSONL, Parquet: column with paths or URIs, in Parquet also with the photos; by default of a usual name."""
+    id_column: str | None = None
+    """CSV, JSONL, Parquet: column with image_ids; by default image_id if there is one, otherwise the path is the id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """What captions are written as, and what becomes of those that are there."""
+
+    formats: tuple[Literal["parquet", "jsonl", "csv"], ...] = ("parquet",)
+    """`jsonl` and `csv` are one file each; Parquet is always written too, as the record of what is done."""
+    sidecars: str | None = None
+    """Write NAME.txt too: `beside` each photo, or into a folder that mirrors the photos' tree."""
+    overwrite_sidecars: bool = False
+    """Replace .txt files that raycap did not write, or that were changed since."""
+    if_exists: Literal["skip", "overwrite", "fail"] = "skip"
+    """`skip` does what is missing; `overwrite` starts over; `fail` ends with an error if anything is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionConfig:
     """Caption photos, straight from pixels, with a Ray Data job.
 
-    Example: raycap caption holiday/ --model work/model --out work/captions
+    Example: raycap caption holiday/ --model work/model --out work/captions --formats csv
+
+    Example: raycap caption 's3://bucket/shards/*.tar' --model s3://bucket/model --out s3://bucket/captions
     """
 
     photos: Annotated[tuple[str, ...], Positional]
-    """Photos and folders (searched recursively)."""
+    """Files, folders, globs, lists (.txt .csv .tsv .jsonl .parquet), .tar shards; - reads paths from standard input."""
     model: str
     """What train wrote, or its bundle."""
     out: str | None = None
     """Folder to write: captions/, failures/, run.json; without it captions are printed."""
+    limit: int | None = None
+    """Photos to caption in this run at most."""
+    dry_run: bool = False
+    """Say what would be done, and do nothing."""
     encoder_file: str | None = None
     """Where the encoder's saved model or weights file is now, if not where it was at extract."""
-    max_pixels: int = 178_956_970
-    """Photos with more pixels fail instead of filling the memory."""
+    listing: PhotosConfig = field(default_factory=PhotosConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.limit is None or self.limit >= 1, f"--limit is {self.limit}; give 1 or more")
+        writes = self.output.sidecars is not None or set(self.output.formats) != {"parquet"}
+        _require(self.out is not None or not writes, "--formats and --sidecars need --out, where the record is kept")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,17 +9,16 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from raycap.caption_files import DEFAULT_SPLIT_COLUMN, CaptionFile, CaptionFormat, Record
 from raycap.errors import DatasetError, InputError
+from raycap.images import PHOTO_EXTENSIONS
+from raycap.locations import absolute, join
 from raycap.schema import CAPTIONS, PHOTOS, SPLITS
-from raycap.storage import absolute, is_folder, join, list_files
-
-PHOTO_EXTENSIONS: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-"""A file whose name ends in one of these, in either case, is a photo."""
+from raycap.storage import is_folder, list_files
 
 ProblemKind = Literal[
     "malformed_line",  # cannot be understood; left out

@@ -1,8 +1,8 @@
-"""Greedy and beam search over a step function; knows no framework and no model."""
+"""Greedy search, beam search and sampling over a step function; knows no framework and no model."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,19 @@ class _Beam:
     finished: NDArray[np.bool_]
     state: State  # (photos * width, ...)
 
+    @classmethod
+    def start(cls, state: State, width: int, start_id: int) -> Self:
+        """Return `width` hypotheses a photo that hold the start token alone."""
+        num_photos = len(state[0]) // width
+        return cls(
+            photos=np.arange(num_photos),
+            tokens=np.full((num_photos, width, 1), start_id, np.int32),
+            log_probs=np.zeros((num_photos, width)),
+            lengths=np.zeros((num_photos, width), np.int64),
+            finished=np.zeros((num_photos, width), bool),
+            state=state,
+        )
+
 
 def search(
     step: StepFunction,
@@ -59,6 +72,7 @@ def search(
     beam_width: int = 1,
     length_penalty: float = 0.0,
     min_words: int = 1,
+    no_repeat_ngram: int = 0,
     forbidden: Collection[int] = (),
 ) -> list[list[Hypothesis]]:
     """Return the best hypotheses of each photo, best first.
@@ -76,36 +90,144 @@ def search(
         beam_width: hypotheses kept a photo.
         length_penalty: 0 ranks by log-probability alone.
         min_words: words before the end token may come.
+        no_repeat_ngram: no sequence of this many words comes twice in a hypothesis; 0 allows any.
         forbidden: more tokens never to generate (padding).
 
     Returns:
-        A list a photo, of `beam_width` hypotheses.
+        A list a photo, of `beam_width` hypotheses; fewer where there are not so many.
 
     Reference:
         Wu et al. 2016, arXiv:1609.08144, section 7 (length normalisation; ours is the plain power).
     """
-    never = [start_id, *forbidden]
-    num_photos = len(state[0])
-    results: list[list[Hypothesis]] = [[] for _ in range(num_photos)]
-    beam = _Beam(
-        photos=np.arange(num_photos),
-        tokens=np.full((num_photos, 1, 1), start_id, np.int32),
-        log_probs=np.zeros((num_photos, 1)),
-        lengths=np.zeros((num_photos, 1), np.int64),
-        finished=np.zeros((num_photos, 1), bool),
-        state=state,
-    )
-    for num_words in range(max_length - 1):
+    rules = _Rules(end_id, (start_id, *forbidden), min_words, no_repeat_ngram)
+
+    def advance(beam: _Beam, log_probs: NDArray[np.float64]) -> _Beam:
+        return _advance(beam, log_probs, end_id, beam_width, length_penalty)
+
+    return _run(step, _Beam.start(state, 1, start_id), rules, max_length, advance)
+
+
+def sample(
+    step: StepFunction,
+    state: State,
+    *,
+    uniforms: NDArray[np.float64],
+    start_id: int,
+    end_id: int,
+    max_length: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_words: int = 1,
+    no_repeat_ngram: int = 0,
+    forbidden: Collection[int] = (),
+) -> list[list[Hypothesis]]:
+    """Return hypotheses of each photo drawn at random, the most probable first.
+
+    What is drawn for a photo depends on its uniforms alone, not on the photos beside it. A hypothesis' `log_prob` is
+    the model's own, whatever the temperature.
+
+    Args:
+        step: see `search`, like all that is not named here.
+        state: likewise.
+        uniforms: `(photos, samples, max_length)` in [0, 1), one for each token of each sample.
+        start_id: likewise.
+        end_id: likewise.
+        max_length: likewise.
+        temperature: log-probabilities are divided by it; below 1 the probable becomes more so.
+        top_k: draw from this many most probable tokens; 0 from all.
+        top_p: draw from the fewest most probable tokens that together have this probability.
+        min_words: likewise.
+        no_repeat_ngram: likewise.
+        forbidden: likewise.
+
+    Reference:
+        Holtzman et al. 2020, arXiv:1904.09751, section 3.1 (top-p, nucleus sampling).
+    """
+    rules = _Rules(end_id, (start_id, *forbidden), min_words, no_repeat_ngram)
+    num_samples = uniforms.shape[1]
+
+    def advance(beam: _Beam, log_probs: NDArray[np.float64]) -> _Beam:
+        chances = uniforms[beam.photos, :, beam.tokens.shape[2] - 1].reshape(-1)
+        finished = beam.finished.reshape(-1)
+        log_probs[finished] = 0.0  # whatever is drawn for them
+        drawn = _draw(log_probs, chances, temperature, top_k, top_p)
+        drawn[finished] = end_id
+        gains = np.where(finished, 0.0, log_probs[np.arange(len(drawn)), drawn]).reshape(beam.log_probs.shape)
+        tokens = drawn.reshape(*beam.finished.shape, 1).astype(np.int32)
+        return replace(
+            beam,
+            tokens=np.concatenate([beam.tokens, tokens], axis=2),
+            log_probs=beam.log_probs + gains,
+            finished=beam.finished | (tokens[:, :, 0] == end_id),
+        )
+
+    repeated = tuple(np.repeat(array, num_samples, axis=0) for array in state)
+    found = _run(step, _Beam.start(repeated, num_samples, start_id), rules, max_length, advance)
+    return [sorted(each, key=lambda hypothesis: -hypothesis.log_prob) for each in found]
+
+
+def _draw(
+    log_probs: NDArray[np.float64], chances: NDArray[np.float64], temperature: float, top_k: int, top_p: float
+) -> NDArray[np.int64]:
+    """Return a token for each row of `log_probs`, by inverting its distribution at `chances`."""
+    order = np.argsort(-log_probs, axis=1, kind="stable")[:, : top_k or None]
+    taken = np.take_along_axis(log_probs, order, axis=1)
+    weights = np.exp((taken - taken[:, :1]) / temperature)
+    weights /= weights.sum(axis=1, keepdims=True)
+    before = np.cumsum(weights, axis=1) - weights
+    weights[before >= top_p] = 0.0
+    cumulative = np.cumsum(weights, axis=1)
+    places = np.sum(cumulative <= chances[:, np.newaxis] * cumulative[:, -1:], axis=1)
+    places = np.minimum(places, np.sum(weights > 0, axis=1) - 1)  # a chance that rounding put beyond the last
+    drawn: NDArray[np.int64] = order[np.arange(len(order)), places]
+    return drawn
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """Which tokens may not come next."""
+
+    end_id: int
+    never: tuple[int, ...]
+    min_words: int
+    no_repeat_ngram: int
+
+    def apply(self, log_probs: NDArray[np.float64], tokens: NDArray[np.int32]) -> None:
+        """Set what may not follow `tokens`, `(rows, length)`, to minus infinity, in place."""
+        log_probs[:, list(self.never)] = -np.inf
+        num_words = tokens.shape[1] - 1
+        size = self.no_repeat_ngram
+        if 0 < size <= num_words:
+            windows = np.lib.stride_tricks.sliding_window_view(tokens[:, 1:], size, axis=1)
+            tail = tokens[:, tokens.shape[1] - size + 1 :]
+            rows, places = np.nonzero(np.all(windows[:, :, :-1] == tail[:, np.newaxis], axis=2))
+            log_probs[rows, windows[rows, places, -1]] = -np.inf
+        if num_words < self.min_words:
+            ends = log_probs[:, self.end_id].copy()
+            log_probs[:, self.end_id] = -np.inf
+            stuck = np.all(np.isneginf(log_probs), axis=1)  # nothing else may come, so the end must
+            log_probs[stuck, self.end_id] = ends[stuck]
+
+
+def _run(
+    step: StepFunction,
+    beam: _Beam,
+    rules: _Rules,
+    max_length: int,
+    advance: Callable[[_Beam, NDArray[np.float64]], _Beam],
+) -> list[list[Hypothesis]]:
+    """Advance a beam a token at a time until every hypothesis has ended, and return them."""
+    results: list[list[Hypothesis]] = [[] for _ in range(len(beam.photos))]
+    for _ in range(max_length - 1):
         if not len(beam.photos):
             break
         predicted, beam.state = step(beam.tokens[:, :, -1].reshape(-1), beam.state)
         log_probs = predicted.astype(np.float64)
-        log_probs[:, never] = -np.inf
-        if num_words < min_words:
-            log_probs[:, end_id] = -np.inf
-        beam = _advance(beam, log_probs, end_id, beam_width, length_penalty)
-        beam = _release(beam, np.all(beam.finished, axis=1), results, end_id)
-    _release(beam, np.ones(len(beam.photos), bool), results, end_id)
+        rules.apply(log_probs, beam.tokens.reshape(len(log_probs), -1))
+        beam = advance(beam, log_probs)
+        beam = _release(beam, np.all(beam.finished, axis=1), results, rules.end_id)
+    _release(beam, np.ones(len(beam.photos), bool), results, rules.end_id)
     return results
 
 

@@ -13,7 +13,8 @@ RaycapError                    everything raised on purpose
     ├── ImageMissingError      there is nothing at its URI, or it may not be read
     ├── ImageEmptyError        zero bytes
     ├── ImageDecodeError       not an image, or a damaged one
-    └── ImageTooLargeError     more pixels than --max-pixels
+    ├── ImageTooLargeError     more pixels than --max-pixels, or bytes than --max-bytes
+    └── ImageTimeoutError      not read or decoded within --photo-timeout-s
 """
 
 
@@ -70,4 +71,8 @@ class ImageDecodeError(ImageError):
 
 
 class ImageTooLargeError(ImageError):
-    """The photo has more pixels than allowed."""
+    """The photo has more pixels, or its file more bytes, than allowed."""
+
+
+class ImageTimeoutError(ImageError):
+    """The photo was not read, or not decoded, in time."""

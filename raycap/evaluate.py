@@ -11,6 +11,7 @@ from raycap.cluster import connect, place
 from raycap.config import EvaluateConfig
 from raycap.errors import InputError
 from raycap.features import FeatureSet, feature_array
+from raycap.locations import join, with_absolute
 from raycap.metrics import PROTOCOLS, constant_caption, score_all, shuffled
 from raycap.model_card import find_bundle, read_card
 from raycap.operators import CaptionFeatures
@@ -19,7 +20,7 @@ from raycap.prepared import Prepared
 from raycap.progress import Progress
 from raycap.runs import Run, short_hash
 from raycap.schema import HYPOTHESES
-from raycap.storage import join, read_json, with_absolute, write_json, write_table
+from raycap.storage import read_json, write_json, write_table
 
 SCORES_FILE = "scores.json"
 HYPOTHESES_FILE = "hypotheses.parquet"

@@ -9,11 +9,12 @@ from raycap.config import ExtractConfig
 from raycap.errors import FormatError, InputError, TooManyFailuresError
 from raycap.features import FOLDER, FeatureSet
 from raycap.input_sizes import SAVED_MODEL_SUFFIX, input_size
+from raycap.locations import absolute, with_absolute
 from raycap.operators import DecodePhotos, EncodePhotos, LoadEncoder, WriteShards
-from raycap.pipeline import ModelStep, Step, photos_per_block, run_shards
+from raycap.pipeline import ModelStep, Step, plan_shards, run_shards
 from raycap.runs import Run
-from raycap.shards import ShardCounts, ShardedOutput, cut
-from raycap.storage import absolute, exists, list_files, read_table, with_absolute
+from raycap.shards import ShardCounts, ShardedOutput
+from raycap.storage import exists, list_files, read_table
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def extract(config: ExtractConfig) -> ExtractResult:
         TooManyFailuresError: if every photo failed, or more than the configuration allows.
     """
     config = _absolute(config)
-    run = Run.open(config.out, "extract", config, ignore=("manifest", "workers", "max_pixels"))
+    run = Run.open(config.out, "extract", config, ignore=("manifest", "workers", "limits"))
     photos = read_manifest(config.manifest)
     height_px, width_px = input_size(config.encoder)
     output = ShardedOutput(out=config.out, folder=FOLDER, stage="extract")
@@ -107,16 +108,15 @@ def _run(
         height_px=height_px,
         width_px=width_px,
         exif_orientation=config.exif_orientation,
-        max_pixels=config.max_pixels,
+        limits=config.limits,
     )
     steps: list[Step] = [
         decode,
         ModelStep(operator=EncodePhotos, options=encode, placement=placement),
         WriteShards(output=output, columns=("image_id", "feature")),
     ]
-    shard_size = min(workers.shard_size, photos_per_block(height_px * width_px * 3))
     return run_shards(
-        cut(pending, shard_size=shard_size, num_workers=placement.num_workers),
+        plan_shards(pending, workers, placement, photo_bytes=height_px * width_px * 3),
         steps,
         label="extract",
         before=output.counts(photos),

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from raycap.encoder_card import EncoderCard
 from raycap.errors import FormatError, InputError
+from raycap.locations import join
 from raycap.schema import CARD_KEY
-from raycap.storage import exists, join, list_files, read_table, resolve
+from raycap.storage import exists, list_files, read_table, resolve
 
 FOLDER = "features"
 

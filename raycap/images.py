@@ -2,15 +2,37 @@
 
 import io
 import warnings
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from raycap.errors import ImageDecodeError, ImageEmptyError, ImageError, ImageTooLargeError
 
+try:
+    import pillow_heif
+except ImportError:
+    pass
+else:
+    pillow_heif.register_heif_opener()
+
 RESIZE = "nearest"
+
+# fmt: off
+PHOTO_EXTENSIONS: Final = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+    ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".avifs", ".heic", ".heif", ".hif",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".psd", ".qoi", ".sgi", ".rgb", ".rgba", ".bw", ".dds",
+    ".ico",
+)
+# fmt: on
+"""A file whose name ends in one of these, in either case, is a photo."""
+
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+
+_BITS_PER_SAMPLE = 258
 
 
 class DecodedImage(NamedTuple):
@@ -56,6 +78,8 @@ def decode_image(
     except ImageError:
         raise
     except UnidentifiedImageError:
+        if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
+            raise ImageDecodeError("HEIC, which needs pillow-heif: pip install raycap[heif]") from None
         raise ImageDecodeError("not an image, or of a kind that Pillow does not know") from None
     except Image.DecompressionBombError as error:
         raise ImageTooLargeError(str(error)) from None
@@ -73,15 +97,24 @@ def _decode(
     original_width, original_height = image.size
     if max_pixels is not None and original_width * original_height > max_pixels:
         raise ImageTooLargeError(f"{original_width} x {original_height} pixels; at most {max_pixels} are allowed")
+    bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] if isinstance(image, TiffImageFile) else 16
     upright: Image.Image = ImageOps.exif_transpose(image) if exif_orientation else image
-    rgb = _to_rgb(upright)
+    rgb = _to_rgb(upright, bits)
     if rgb.size != (width_px, height_px):
         rgb = rgb.resize((width_px, height_px), Image.Resampling.NEAREST)
     return DecodedImage(np.asarray(rgb, np.uint8), original_width, original_height)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips to white
-        grey = np.asarray(image).astype(np.int64) >> 8
-        return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+def _to_rgb(image: Image.Image, bits: int) -> Image.Image:
+    if image.mode[0] not in "IF":
+        return image if image.mode == "RGB" else image.convert("RGB")
+    values = np.asarray(image)  # deeper than 8 bits, which Pillow's own conversion clips
+    if image.mode == "F":
+        values = np.nan_to_num(values)
+        grey = values * (255 if values.max() <= 1 else 1)
+    else:
+        values = values.astype(np.int64)
+        if bits == 32:
+            values &= 0xFFFFFFFF  # Pillow has no unsigned 32 bits
+        grey = values >> max(0, (bits if bits != 32 or values.max() >= 2**16 else 16) - 8)
+    return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")

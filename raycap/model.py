@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from raycap.config import ModelConfig
 from raycap.errors import FormatError
+from raycap.locations import join
 from raycap.model_card import CARD_FILE, ModelCard, find_bundle, read_card
-from raycap.storage import join, read_bytes, read_text, upload_folder, write_json
+from raycap.storage import read_bytes, read_text, upload_folder, write_json
 from raycap.text import Tokenizer
 
 MODEL_FILE = "model.keras"

@@ -7,8 +7,9 @@ from typing import Any, Final, Self
 
 from raycap.encoder_card import EncoderCard
 from raycap.errors import FormatError, InputError
+from raycap.locations import join
 from raycap.schema import FORMAT_VERSION
-from raycap.storage import exists, join, read_json
+from raycap.storage import exists, read_json
 
 BUNDLE_FOLDER: Final = "bundle"
 CARD_FILE: Final = "card.json"

@@ -5,6 +5,7 @@ Nothing here knows Ray. TensorFlow is imported where a model is held, in the con
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from raycap.config import DecodingConfig
+from raycap.batching import BatchSizer
+from raycap.config import DecodingConfig, LimitsConfig
 from raycap.encoder_card import EncoderCard
-from raycap.errors import ImageError, ImageMissingError, InputError, RaycapError
+from raycap.errors import ImageError, InputError, RaycapError
 from raycap.features import feature_array, to_array
 from raycap.images import DecodedImage, decode_image
-from raycap.schema import feature_schema
-from raycap.shards import ShardedOutput
-from raycap.storage import read_bytes
+from raycap.photo_reader import addresses, read_photos, too_late
+from raycap.schema import ALTERNATIVES, GENERATED, feature_schema
+from raycap.shards import ShardedOutput, shard_name
+from raycap.sidecars import Sidecars
+from raycap.time_limit import map_ahead
 
 Operator = Callable[[pa.Table], pa.Table]
 
@@ -28,20 +32,21 @@ Operator = Callable[[pa.Table], pa.Table]
 class DecodePhotos:
     """Read and decode photos.
 
-    Reads `image_id`, `uri`; adds `image` (height x width x 3 bytes, RGB), `width_px`, `height_px`, and `error_type`
-    and `error_message`, null for a photo that went well.
+    Reads the columns of `PHOTO_LISTING`, of which all but `image_id` and `uri` may be absent; adds `image` (height x
+    width x 3 bytes, RGB), `width`, `height` of the photo as it was, and `error_type` and `error_message`, null for a
+    photo that went well.
 
     Attributes:
         height_px: of the photo that the encoder sees.
         width_px: likewise.
         exif_orientation: turn photos as their EXIF orientation says.
-        max_pixels: larger photos fail.
+        limits: what a photo may cost.
     """
 
     height_px: int
     width_px: int
     exif_orientation: bool
-    max_pixels: int
+    limits: LimitsConfig
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return `table` with the columns added."""
@@ -49,35 +54,38 @@ class DecodePhotos:
         pixels = np.zeros((len(table), self.height_px, self.width_px, 3), np.uint8)
         sizes = np.zeros((len(table), 2), np.int32)
         errors: list[ImageError | None] = []
-        for row, uri in enumerate(table["uri"].to_pylist()):
-            try:
-                image = self._decode(uri)
+        contents = read_photos(addresses(table), self.limits)
+        late = partial(too_late, self.limits)
+        decoded = map_ahead(self._decode, contents, ahead=1, limit_s=self.limits.photo_timeout_s, late=late)
+        for row, image in enumerate(decoded):
+            if isinstance(image, ImageError):
+                errors.append(image)
+            else:
                 pixels[row], sizes[row] = image.pixels, (image.width_px, image.height_px)
                 errors.append(None)
-            except ImageError as error:
-                errors.append(error)
         images = pa.FixedSizeBinaryArray.from_buffers(pa.binary(num_bytes), len(table), [None, pa.py_buffer(pixels)])
         columns = {
             "image": images,
-            "width_px": pa.array(sizes[:, 0]),
-            "height_px": pa.array(sizes[:, 1]),
+            "width": pa.array(sizes[:, 0]),
+            "height": pa.array(sizes[:, 1]),
             "error_type": pa.array([error and type(error).__name__ for error in errors], pa.string()),
             "error_message": pa.array([error and str(error) for error in errors], pa.string()),
         }
         return _with_columns(table, columns)
 
-    def _decode(self, uri: str) -> DecodedImage:
+    def _decode(self, content: bytes | ImageError) -> DecodedImage | ImageError:
+        if isinstance(content, ImageError):
+            return content
         try:
-            content = read_bytes(uri)
-        except (OSError, InputError, pa.ArrowException) as error:
-            raise ImageMissingError(f"cannot be read: {error}") from error
-        return decode_image(
-            content,
-            height_px=self.height_px,
-            width_px=self.width_px,
-            exif_orientation=self.exif_orientation,
-            max_pixels=self.max_pixels,
-        )
+            return decode_image(
+                content,
+                height_px=self.height_px,
+                width_px=self.width_px,
+                exif_orientation=self.exif_orientation,
+                max_pixels=self.limits.max_pixels,
+            )
+        except ImageError as error:
+            return error
 
 
 class _ModelHolder:
@@ -116,7 +124,7 @@ class EncodePhotos(_ModelHolder):
         load: "LoadEncoder",
         *,
         dtype: str = "float32",
-        batch_size: int = 32,
+        batch_size: int | None = None,
         num_threads: int | None = None,
         expected: EncoderCard | None = None,
     ) -> None:
@@ -125,12 +133,12 @@ class EncodePhotos(_ModelHolder):
         Args:
             load: gives the encoder.
             dtype: `float32` or `float16`, of the features.
-            batch_size: photos a model call.
+            batch_size: photos a model call; None finds it.
             num_threads: of TensorFlow; None leaves its choice.
             expected: of the features already there; another encoder's are not added to them.
         """
         self._dtype = pa.float16() if dtype == "float16" else pa.float32()
-        self._batch_size = batch_size
+        self._batches = BatchSizer(batch_size)
         self._expected = expected
         super().__init__(load, num_threads)
 
@@ -142,9 +150,8 @@ class EncodePhotos(_ModelHolder):
         images = _to_images(table["image"].combine_chunks(), card)
         good = np.flatnonzero(pc.is_null(table["error_type"]).to_numpy(zero_copy_only=False))
         features = np.zeros((len(table), card.dim), np.float32)
-        for start in range(0, len(good), self._batch_size):
-            rows = good[start : start + self._batch_size]
-            features[rows] = self.model.encode(images[rows])
+        for rows, encoded in self._batches.run(lambda rows: self.model.encode(images[rows]), good):
+            features[rows] = encoded
         table = _with_columns(table.drop_columns(["image"]), {"feature": feature_array(features, self._dtype)})
         schema = feature_schema(card.dim, self._dtype, card.to_json().encode())
         position = table.schema.get_field_index("feature")
@@ -183,22 +190,23 @@ class LoadEncoder:
 class CaptionFeatures(_ModelHolder):
     """Caption each photo from its feature.
 
-    Reads `feature`, and `error_type` if there is one; adds `caption`, `log_prob`, `num_tokens`; drops `feature`.
+    Reads `image_id`, `feature`, and `error_type` if there is one; adds `caption`, `log_prob`, `num_tokens`, and with
+    more than one caption a photo `alternatives`; drops `feature`.
     """
 
     def __init__(
-        self, bundle: str, decoding: DecodingConfig, *, batch_size: int = 256, num_threads: int | None = None
+        self, bundle: str, decoding: DecodingConfig, *, batch_size: int | None = None, num_threads: int | None = None
     ) -> None:
         """Load the bundle.
 
         Args:
             bundle: its location.
-            decoding: how a caption is searched for.
-            batch_size: photos searched together.
+            decoding: how a caption is found.
+            batch_size: photos searched together; None finds it.
             num_threads: of TensorFlow; None leaves its choice.
         """
         self._decoding = decoding
-        self._batch_size = batch_size
+        self._batches = BatchSizer(batch_size)
 
         def load() -> Any:
             from raycap.captioner import Captioner
@@ -210,22 +218,46 @@ class CaptionFeatures(_ModelHolder):
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return `table` with the columns added."""
         features = to_array(table["feature"])
-        captions = ["" for _ in range(len(table))]
-        log_probs = np.zeros(len(table), np.float32)
-        num_tokens = np.zeros(len(table), np.int32)
+        image_ids = np.array(table["image_id"].to_pylist(), object)
         good = np.arange(len(table))
         if "error_type" in table.column_names:
             good = np.flatnonzero(pc.is_null(table["error_type"]).to_numpy(zero_copy_only=False))
-        for start in range(0, len(good), self._batch_size):
-            rows = good[start : start + self._batch_size]
-            for row, best in zip(rows, self.model.caption_features(features[rows], self._decoding), strict=True):
-                captions[row], log_probs[row], num_tokens[row] = best.caption, best.log_prob, best.num_tokens
+        found: list[list[Any]] = [[] for _ in range(len(table))]
+
+        def speak(rows: NDArray[np.intp]) -> list[list[Any]]:
+            captions: list[list[Any]] = self.model.caption_features(
+                features[rows], self._decoding, image_ids=image_ids[rows]
+            )
+            return captions
+
+        for rows, captions in self._batches.run(speak, good):
+            for row, each in zip(rows, captions, strict=True):
+                found[row] = each
+        best = [each[0] if each else ("", 0.0, 0) for each in found]
         columns = {
-            "caption": pa.array(captions, pa.string()),
-            "log_prob": pa.array(log_probs),
-            "num_tokens": pa.array(num_tokens),
+            name: pa.array([each[index] for each in best], GENERATED.field(name).type)
+            for index, name in enumerate(("caption", "log_prob", "num_tokens"))
         }
+        if self._decoding.num_captions > 1:
+            others = [[each._asdict() for each in captions[1:]] for captions in found]
+            columns[ALTERNATIVES.name] = pa.array(others, ALTERNATIVES.type)
         return _with_columns(table.drop_columns(["feature"]), columns)
+
+
+@dataclass(frozen=True)
+class WriteSidecars:
+    """Write the .txt files of a shard's photos, where `sidecar` says.
+
+    Attributes:
+        sidecars: of the output.
+    """
+
+    sidecars: Sidecars
+
+    def __call__(self, name: str, rows: pa.Table) -> None:
+        """Write the sidecars of `rows`, the shard called `name`: reads `uri`, `sidecar`, `caption`."""
+        columns = (rows[column].to_pylist() for column in ("uri", "sidecar", "caption"))
+        self.sidecars.write(name, *columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,16 +268,20 @@ class WriteShards:
         output: where to.
         columns: what a row holds.
         constants: string columns that are the same for every photo.
+        then: called with the shard's name and rows once they are written, if there are any.
     """
 
     output: ShardedOutput
     columns: Sequence[str]
     constants: tuple[tuple[str, str], ...] = ()
+    then: Callable[[str, pa.Table], None] | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Write `table`; return the counts."""
         constants = {name: pa.array([value] * len(table), pa.string()) for name, value in self.constants}
         counts = self.output.write(_with_columns(table, constants), columns=self.columns)
+        if self.then is not None and counts.done:
+            self.then(shard_name(table["image_id"].to_pylist()), table.filter(pc.is_null(table["error_type"])))
         return pa.table({"done": [counts.done], "failed": [counts.failed]})
 
 

@@ -11,10 +11,11 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from raycap.cluster import Placement, own_errors
+from raycap.cluster import Placement, StageMetrics, own_errors
+from raycap.config import WorkersConfig
 from raycap.errors import TooManyFailuresError
 from raycap.progress import Progress
-from raycap.shards import ShardCounts
+from raycap.shards import ShardCounts, cut
 
 _LIGHT_CPUS = 0.25
 _WRITE_CPUS = 0.1
@@ -58,10 +59,18 @@ class _Shards(Datasource):  # type: ignore[misc]
         return ReadTask(lambda: [table], metadata, schema=table.schema)
 
 
-def photos_per_block(photo_bytes: int) -> int:
-    """Return how many photos fit in a block that Ray Data passes on whole, three quarters of its target size."""
+def plan_shards(photos: pa.Table, workers: WorkersConfig, placement: Placement, *, photo_bytes: int) -> list[pa.Table]:
+    """Cut photos into shards that Ray Data passes on as one block each.
+
+    Args:
+        photos: at least one.
+        workers: how large shards may be.
+        placement: of the model workers.
+        photo_bytes: of a decoded photo; a block takes up three quarters of Ray Data's target size at most.
+    """
     target = DataContext.get_current().target_max_block_size or 128 * 2**20
-    return max(1, int(0.75 * target / photo_bytes))
+    fitting = max(1, int(0.75 * target / photo_bytes))
+    return cut(photos, shard_size=min(workers.shard_size, fitting), num_workers=placement.num_workers)
 
 
 def run_blocks(shards: Sequence[pa.Table], steps: Sequence[Step]) -> Generator[pa.Table, None, None]:
@@ -99,12 +108,15 @@ def run_shards(
         RaycapError: one that an operator raised.
     """
     counts = ShardCounts()
+    metrics = StageMetrics(label)
     pending = sum(len(shard) for shard in shards)
     # closed, not left to the garbage collector: an error's traceback would keep the job's actors, and their CPUs
     blocks = closing(run_blocks(shards, steps))
     with Progress(label, before.total + pending, unit="photos", done=before.total) as progress, blocks as each:
         for block in each:
-            counts += ShardCounts(sum(block["done"].to_pylist()), sum(block["failed"].to_pylist()))
+            new = ShardCounts(sum(block["done"].to_pylist()), sum(block["failed"].to_pylist()))
+            counts += new
+            metrics.add(done=new.done, failed=new.failed, pending=pending - counts.total, rate=progress.rate)
             progress.update(before.total + counts.total, note=f"{counts.failed} failed" if counts.failed else "")
             if counts.total >= min(_MIN_PHOTOS_TO_JUDGE, pending) and counts.failed > max_failure_rate * counts.total:
                 raise TooManyFailuresError(

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap.errors import InputError
-from raycap.storage import exists, join, read_table, read_text
+from raycap.locations import join
+from raycap.storage import exists, read_table, read_text
 from raycap.text import Tokenizer
 
 PHOTOS_FILE = "photos.parquet"

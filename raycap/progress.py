@@ -1,7 +1,12 @@
-"""What a person sees of a long run: a bar in a terminal, lines now and then elsewhere. Knows nothing of what runs."""
+"""What a person sees of a long run: a bar in a terminal, lines now and then elsewhere. Knows nothing of what runs.
 
+With RAYCAP_QUIET set, nothing but errors.
+"""
+
+import os
 import sys
 import time
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +20,11 @@ _LINE_EVERY_S = 10.0
 def say(message: str) -> None:
     """Write a line for people, on standard error: standard output is for results."""
     print(message, file=sys.stderr, flush=True)
+
+
+def is_quiet() -> bool:
+    """Whether only errors should be said."""
+    return bool(os.environ.get("RAYCAP_QUIET"))
 
 
 class Progress:
@@ -36,7 +46,8 @@ class Progress:
         self._started = self._last_line = time.monotonic()
         console = Console(stderr=True)
         self._bar: Bar | None = None
-        if console.is_terminal:
+        self._quiet = is_quiet()
+        if console.is_terminal and not self._quiet:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
             self._bar = Bar(*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console)
             self._task = self._bar.add_task(label, total=total, completed=done, rate="")
@@ -66,15 +77,22 @@ class Progress:
             self._label, self._first, self._started = label, done, time.monotonic()
         self._done, self._note = done, note
         if self._bar is not None:
-            rate = f"{self._rate():.1f} {self._unit}/s {note}"
+            rate = f"{self.rate:.1f} {self._unit}/s {note}"
             self._bar.update(self._task, completed=done, description=self._label, rate=rate)
         elif time.monotonic() - self._last_line >= _LINE_EVERY_S:
             self._line()
 
-    def _rate(self) -> float:
+    @property
+    def rate(self) -> float:
+        """Units a second, since the start or the last change of label."""
         return (self._done - self._first) / max(time.monotonic() - self._started, 1e-9)
 
     def _line(self) -> None:
         self._last_line, self._said = time.monotonic(), self._done
+        if self._quiet:
+            return
         note = f", {self._note}" if self._note else ""
-        say(f"{self._label}: {self._done}/{self._total} {self._unit}, {self._rate():.1f} {self._unit}/s{note}")
+        left = ""
+        if self.rate > 0 and self._done < self._total:
+            left = f", {timedelta(seconds=round((self._total - self._done) / self.rate))} left"
+        say(f"{self._label}: {self._done}/{self._total} {self._unit}, {self.rate:.1f} {self._unit}/s{left}{note}")

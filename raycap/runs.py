@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from raycap.errors import ConflictError, FormatError, InputError
+from raycap.locations import join
 from raycap.schema import FORMAT_VERSION
-from raycap.storage import exists, is_folder, join, read_json, write_json
+from raycap.storage import exists, is_folder, read_json, write_json
 
 RUN_FILE = "run.json"
 
@@ -66,6 +67,15 @@ class Run:
     result: Mapping[str, Any] | None = None
 
     @classmethod
+    def new(
+        cls, out: str, stage: str, config: Any, *, ignore: Iterable[str] = (), inputs: Mapping[str, Any] | None = None
+    ) -> "Run":
+        """Return a run that regards nothing that is in `out`; arguments are those of `open`."""
+        values = json.loads(json.dumps(dataclasses.asdict(config)))
+        identity = {name: value for name, value in values.items() if name not in {"out", *ignore}}
+        return cls(out=out, stage=stage, config=values, identity={**identity, **(inputs or {})})
+
+    @classmethod
     def open(
         cls, out: str, stage: str, config: Any, *, ignore: Iterable[str] = (), inputs: Mapping[str, Any] | None = None
     ) -> "Run":
@@ -82,10 +92,8 @@ class Run:
             ConflictError: if `out` was made by another stage or with other options; the message names them.
             FormatError: if its record is damaged or newer than this raycap.
         """
-        values = json.loads(json.dumps(dataclasses.asdict(config)))
-        identity = {name: value for name, value in values.items() if name not in {"out", *ignore}}
-        identity |= inputs or {}
-        run = cls(out=out, stage=stage, config=values, identity=identity)
+        run = cls.new(out, stage, config, ignore=ignore, inputs=inputs)
+        identity = run.identity
         earlier = read_run(out)
         if earlier is None:
             if exists(out) and not is_folder(out):

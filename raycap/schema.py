@@ -36,6 +36,21 @@ CAPTIONS: Final = pa.schema(
 )
 """One row a reference caption: as written by a person, and cleaned for training (words joined by spaces)."""
 
+PHOTO_LISTING: Final = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("container", pa.string()),
+        pa.field("column", pa.string()),
+        pa.field("position", pa.int64()),
+        pa.field("num_bytes", pa.int64()),
+        pa.field("problem", pa.string()),
+    ]
+)
+"""What is to be captioned: one row a photo. A photo inside a tar file has its `container`, the `position` of its first
+byte and `num_bytes`; one inside a Parquet file its `container`, `column` and row (`position`). `problem` says why one
+cannot be had."""
+
 FAILURES: Final = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -54,13 +69,28 @@ GENERATED: Final = pa.schema(
         pa.field("caption", pa.string(), nullable=False),
         pa.field("log_prob", pa.float32(), nullable=False),
         pa.field("num_tokens", pa.int32(), nullable=False),
-        pa.field("width_px", pa.int32(), nullable=False),
-        pa.field("height_px", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
         pa.field("model", pa.string(), nullable=False),
         pa.field("encoder", pa.string(), nullable=False),
     ]
 )
-"""What `caption` writes: one row a photo."""
+"""What `caption` writes: one row a photo; width and height in pixels, of the photo as it was."""
+
+ALTERNATIVES: Final = pa.field(
+    "alternatives",
+    pa.list_(
+        pa.struct(
+            [
+                pa.field("caption", pa.string(), nullable=False),
+                pa.field("log_prob", pa.float32(), nullable=False),
+                pa.field("num_tokens", pa.int32(), nullable=False),
+            ]
+        )
+    ),
+    nullable=False,
+)
+"""With `--num-captions` above 1, a column of `GENERATED`: the captions after the first, best first."""
 
 HYPOTHESES: Final = pa.schema(
     [

@@ -8,12 +8,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raycap.errors import ConflictError
+from raycap.locations import join
 from raycap.schema import FAILURES
-from raycap.storage import delete_file, delete_temporary_files, join, list_files, read_table, write_table
+from raycap.storage import delete_file, delete_folder, delete_temporary_files, list_files, read_table, write_table
 
 FAILURES_FOLDER = "failures"
 ERROR_COLUMNS = ("error_type", "error_message")
@@ -51,11 +54,14 @@ class ShardedOutput:
         out: the stage's output.
         folder: where its rows go, inside `out`.
         stage: its name, for the failures table.
+        key: the column that tells photos apart. With `uri`, an `image_id` that is there for another photo is an error,
+            not that photo.
     """
 
     out: str
     folder: str
     stage: str
+    key: Literal["image_id", "uri"] = "image_id"
 
     @property
     def rows(self) -> str:
@@ -67,7 +73,7 @@ class ShardedOutput:
         """Where the shards of the failures table are."""
         return join(self.out, FAILURES_FOLDER)
 
-    def pending(self, photos: pa.Table, *, retry_failed: bool = False) -> pa.Table:
+    def pending(self, photos: pa.Table, *, retry_failed: bool = False, change: bool = True) -> pa.Table:
         """Return the photos that still have neither a row nor a failure, in their order.
 
         Also removes what killed writers left, and with `retry_failed` the failures table, whose photos are pending
@@ -76,20 +82,36 @@ class ShardedOutput:
         Args:
             photos: with `image_id`, each once.
             retry_failed: try failed photos again.
+            change: False removes nothing, and only tells what would be pending.
+
+        Raises:
+            ConflictError: if the `image_id` of a pending photo is there for a photo from another place.
         """
-        for location in (self.rows, self.failures):
-            delete_temporary_files(location)
-        if retry_failed:
-            for name in list_files(self.failures):
-                delete_file(join(self.failures, name))
-        finished = [*self._image_ids(self.rows), *self._image_ids(self.failures)]
-        return photos.filter(pc.invert(pc.is_in(photos["image_id"], pa.array(finished, pa.string()))))
+        folders = [self.rows] if retry_failed else [self.rows, self.failures]
+        if change:
+            self._clean(delete_failures=retry_failed)
+        finished = [key for folder in folders for key in self._keys(folder, self.key)]
+        pending = photos.filter(pc.invert(pc.is_in(photos[self.key], pa.array(finished, pa.string()))))
+        if self.key != "image_id":
+            names = [name for folder in folders for name in self._keys(folder, "image_id")]
+            taken = pending.filter(pc.is_in(pending["image_id"], pa.array(names, pa.string())))
+            if len(taken):
+                raise ConflictError(
+                    f"{self.out} already holds a photo called {taken['image_id'][0]} from another place than "
+                    f"{taken['uri'][0]}; give another --out, or --if-exists overwrite"
+                )
+        return pending
 
     def counts(self, photos: pa.Table) -> ShardCounts:
         """Return how many of `photos` have a row and how many failed; a row counts where there are both."""
-        wanted = set(photos["image_id"].to_pylist())
-        done = wanted.intersection(self._image_ids(self.rows))
-        return ShardCounts(len(done), len(wanted.intersection(self._image_ids(self.failures)) - done))
+        wanted = set(photos[self.key].to_pylist())
+        done = wanted.intersection(self._keys(self.rows, self.key))
+        return ShardCounts(len(done), len(wanted.intersection(self._keys(self.failures, self.key)) - done))
+
+    def delete(self) -> None:
+        """Remove all rows and failures."""
+        for folder in (self.rows, self.failures):
+            delete_folder(folder)
 
     def write(self, table: pa.Table, *, columns: Sequence[str]) -> ShardCounts:
         """Write the shards of some photos: one of rows, one of failures, either only if it is not empty.
@@ -110,10 +132,17 @@ class ShardedOutput:
             write_table(join(self.rows, name), rows)
         return ShardCounts(len(rows), len(failures))
 
-    def _image_ids(self, folder: str) -> Iterable[str]:
+    def _clean(self, *, delete_failures: bool) -> None:
+        for location in (self.rows, self.failures):
+            delete_temporary_files(location)
+        if delete_failures:
+            for name in list_files(self.failures):
+                delete_file(join(self.failures, name))
+
+    def _keys(self, folder: str, column: str) -> Iterable[str]:
         for name in list_files(folder):
             if name.endswith(".parquet"):
-                yield from read_table(join(folder, name), columns=["image_id"])["image_id"].to_pylist()
+                yield from read_table(join(folder, name), columns=[column])[column].to_pylist()
 
 
 def shard_name(image_ids: Sequence[str]) -> str:

@@ -1,57 +1,28 @@
-"""URIs and atomic writes; the one place that touches a filesystem. Knows neither Ray nor TensorFlow.
+"""Reading, listing and atomic writing at a location; the one place that touches a filesystem. Knows no Ray."""
 
-A location is an absolute local path or a URI that pyarrow's filesystems speak (`file://`, `s3://`, `gs://`, ...).
-"""
-
-import io
+import hashlib
 import json
 import os
-import posixpath
-import re
+import shutil
+import stat
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from typing import IO, Any, NamedTuple
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from raycap.errors import FormatError, InputError
+from raycap.locations import as_utf8, is_uri, join
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-_Config = TypeVar("_Config", bound="DataclassInstance")
-_SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*://")
 _TEMPORARY_PREFIX = ".tmp-"
-
-
-def absolute(location: str) -> str:
-    """Return `location` as an absolute local path or a URI, so that it means the same in every process."""
-    if _SCHEME.match(location):
-        return location.rstrip("/")
-    return os.path.abspath(os.path.expanduser(location))
-
-
-def with_absolute(config: _Config, *names: str) -> _Config:
-    """Return a dataclass with some of its fields made absolute; None stays None."""
-    values: dict[str, Any] = {name: getattr(config, name) for name in names}
-    return replace(config, **{name: value and absolute(value) for name, value in values.items()})
-
-
-def join(location: str, *names: str) -> str:
-    """Return the location of something inside `location`; a name may hold any character, escaped in a URI.
-
-    A URI's query, such as `?endpoint_override=...`, stays at its end.
-    """
-    if _SCHEME.match(location):
-        path, mark, query = location.partition("?")
-        return posixpath.join(path, *(quote(name) for name in names)) + mark + query
-    return posixpath.join(location, *names)
+_SPOOL_BYTES = 64 * 2**20
+_COPY_BYTES = 8 * 2**20
 
 
 def resolve(location: str) -> tuple[fs.FileSystem, str]:
@@ -60,8 +31,10 @@ def resolve(location: str) -> tuple[fs.FileSystem, str]:
     Raises:
         InputError: if the scheme is unknown or the URI malformed.
     """
-    if not _SCHEME.match(location):
+    if not is_uri(location):
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
+    if location.startswith("file:///"):  # here, as pyarrow fails on names that are not UTF-8
+        return fs.LocalFileSystem(), os.fsdecode(unquote_to_bytes(urlsplit(location).path))
     try:
         filesystem, path = fs.FileSystem.from_uri(location)
     except (pa.ArrowInvalid, ValueError) as error:
@@ -69,35 +42,169 @@ def resolve(location: str) -> tuple[fs.FileSystem, str]:
     return filesystem, path
 
 
+def is_local(location: str) -> bool:
+    """Whether `location` is on a filesystem of this machine."""
+    return _local_path(location) is not None
+
+
+def _local_path(location: str) -> str | None:
+    """Return the path of a local location, None elsewhere; Python takes names that pyarrow does not."""
+    if not is_uri(location):
+        return os.path.abspath(os.path.expanduser(location))
+    filesystem, path = resolve(location)
+    return path if isinstance(filesystem, fs.LocalFileSystem) else None
+
+
 def exists(location: str) -> bool:
     """Whether there is a file or folder at `location`."""
+    local = _local_path(location)
+    if local is not None:
+        return os.path.exists(local)
     filesystem, path = resolve(location)
     return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
 
 
 def is_folder(location: str) -> bool:
     """Whether there is a folder at `location`."""
+    local = _local_path(location)
+    if local is not None:
+        return os.path.isdir(local)
     filesystem, path = resolve(location)
     return bool(filesystem.get_file_info(path).type == fs.FileType.Directory)
+
+
+class WalkedFile(NamedTuple):
+    """Something in a folder that is not a folder.
+
+    Attributes:
+        name: its path relative to the folder.
+        num_bytes: its size, where the listing says.
+        problem: for a folder that may not be listed, why; None for a file.
+    """
+
+    name: str
+    num_bytes: int | None = None
+    problem: str | None = None
+
+
+def walk_files(folder: str, *, recursive: bool = True, hidden: bool = False) -> Iterator[WalkedFile]:
+    """Yield the files in a folder, sorted by name within each folder; none if there is no such folder.
+
+    Links to folders are followed, each folder once, however many links lead to it. A link that leads nowhere is
+    yielded as a file.
+
+    Args:
+        folder: its location.
+        recursive: go into the folders inside it.
+        hidden: names that begin with a dot too.
+    """
+    local = _local_path(folder)
+    if local is not None:
+        yield from _walk_local(local, recursive=recursive, hidden=hidden)
+        return
+    filesystem, path = resolve(folder)
+    root = path.rstrip("/") + "/"
+    selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
+    found = [(each.path.removeprefix(root), each.size) for each in filesystem.get_file_info(selector) if each.is_file]
+    for name, size in sorted(found):
+        if hidden or not any(part.startswith(".") for part in name.split("/")):
+            yield WalkedFile(name, size)
+
+
+def _walk_local(root: str, *, recursive: bool, hidden: bool) -> Iterator[WalkedFile]:
+    seen: set[tuple[int, int]] = set()
+    folders = [""]
+    links: list[str] = []  # links come last, so that a folder is known by its own name where it has one here
+    while folders or links:
+        inside = folders.pop() if folders else links.pop(0)
+        try:
+            status = os.stat(root + "/" + inside)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(root + "/" + inside) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            yield WalkedFile(inside.rstrip("/") or ".", problem=f"the folder cannot be listed: {error}")
+            continue
+        subfolders = []
+        for entry in listed:
+            if entry.name.startswith(".") and not hidden:
+                continue
+            if not _is_dir(entry):
+                yield WalkedFile(inside + entry.name)
+            elif entry.is_symlink():
+                links.append(inside + entry.name + "/")
+            else:
+                subfolders.append(inside + entry.name + "/")
+        if not recursive:
+            return
+        folders += reversed(subfolders)
+
+
+def _is_dir(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or through a folder that may not be entered
+        return False
 
 
 def list_files(folder: str, *, recursive: bool = False) -> list[str]:
     """Return the paths, relative to `folder` and sorted, of the files in it; none if there is no such folder.
 
     Hidden names (beginning with a dot, raycap's temporary files among them) are left out.
+
+    Raises:
+        OSError: if the folder, or one inside it, may not be listed.
     """
-    filesystem, path = resolve(folder)
-    selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
-    root = path.rstrip("/") + "/"
-    names = (info.path.removeprefix(root) for info in filesystem.get_file_info(selector) if info.is_file)
-    return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
+    names = []
+    for file in walk_files(folder, recursive=recursive):
+        if file.problem is not None:
+            raise OSError(f"{join(folder, file.name)}: {file.problem}")
+        names.append(file.name)
+    return sorted(names)
 
 
-def read_bytes(location: str) -> bytes:
-    """Return the content of the file at `location`."""
+def open_input(location: str) -> IO[bytes]:
+    """Open the file at `location` to be read at any position; close it after use.
+
+    Raises:
+        OSError: if it is not there, may not be read, or is a pipe, a socket or a device, which could block for ever.
+    """
+    local = _local_path(location)
+    if local is None:
+        filesystem, path = resolve(location)
+        stream: IO[bytes] = filesystem.open_input_file(path)
+        return stream
+    if not stat.S_ISREG(os.stat(local).st_mode):
+        raise OSError(f"{as_utf8(local)} is a folder" if os.path.isdir(local) else f"{as_utf8(local)} is not a file")
+    return open(local, "rb")
+
+
+def read_bytes(location: str, *, at_most: int = -1) -> bytes:
+    """Return the content of the file at `location`, or its first `at_most` bytes."""
+    if _local_path(location) is not None:
+        with open_input(location) as file:
+            return file.read(at_most)
     filesystem, path = resolve(location)
     with filesystem.open_input_stream(path, compression=None) as stream:
-        return bytes(stream.read())
+        return bytes(stream.read(None if at_most < 0 else at_most))
+
+
+def num_bytes(location: str) -> int | None:
+    """Return the size of the file at `location`, None if there is none."""
+    local = _local_path(location)
+    if local is not None:
+        try:
+            status = os.stat(local)
+        except OSError:
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+    filesystem, path = resolve(location)
+    size: int | None = filesystem.get_file_info(path).size
+    return size
 
 
 def read_text(location: str) -> str:
@@ -123,9 +230,8 @@ def read_table(location: str, *, columns: list[str] | None = None) -> pa.Table:
     Raises:
         FormatError: if it is not Parquet, or lacks a column.
     """
-    filesystem, path = resolve(location)
     try:
-        with pq.ParquetFile(path, filesystem=filesystem) as file:
+        with open_input(location) as stream, pq.ParquetFile(stream) as file:
             missing = set(columns or ()) - set(file.schema_arrow.names)
             if missing:
                 raise FormatError(f"{location} has no column {', '.join(sorted(missing))}")
@@ -141,14 +247,16 @@ def atomic_output(location: str) -> Iterator[IO[bytes]]:
     """Open a file to write that appears at `location` whole, when the block ends without an error, or not at all.
 
     On a local disk it is written beside its place under a hidden name, flushed and renamed; for an object store it is
-    held in memory and uploaded at the end.
+    kept aside, on disk if it is large, and uploaded at the end.
     """
     filesystem, path = resolve(location)
     if not isinstance(filesystem, fs.LocalFileSystem):
-        buffer = io.BytesIO()  # closing an upload, even because of an error, would show what there is of it
-        yield buffer
-        with filesystem.open_output_stream(path, compression=None) as stream:
-            stream.write(buffer.getbuffer())
+        # closing an upload, even because of an error, would show what there is of it
+        with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
+            yield spool
+            spool.seek(0)
+            with filesystem.open_output_stream(path, compression=None) as stream:
+                shutil.copyfileobj(spool, stream, _COPY_BYTES)
         return
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
@@ -175,6 +283,22 @@ def write_text(location: str, content: str) -> None:
     write_bytes(location, content.encode())
 
 
+def write_small_text(location: str, content: str) -> None:
+    """Write a small UTF-8 file atomically, one of very many: it is not flushed to the disk.
+
+    On a local disk its hidden name is always the same, so that writing it again removes what a kill left.
+    """
+    local = _local_path(location)
+    if local is None:
+        write_text(location, content)
+        return
+    folder, name = os.path.split(local)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, _TEMPORARY_PREFIX + hashlib.sha256(os.fsencode(name)).hexdigest()[:32])
+    Path(temporary).write_text(content, "utf-8")
+    os.replace(temporary, local)
+
+
 def write_json(location: str, content: Any) -> None:
     """Write a JSON file atomically."""
     write_text(location, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -188,15 +312,24 @@ def write_table(location: str, table: pa.Table) -> None:
 
 def delete_file(location: str) -> None:
     """Remove the file at `location`."""
+    local = _local_path(location)
+    if local is not None:
+        os.remove(local)
+        return
     filesystem, path = resolve(location)
     filesystem.delete_file(path)
 
 
 def delete_folder(location: str) -> None:
     """Remove the folder at `location` and all in it; nothing happens if there is none."""
+    if not is_folder(location):
+        return
+    local = _local_path(location)
+    if local is not None:
+        shutil.rmtree(local)
+        return
     filesystem, path = resolve(location)
-    if is_folder(location):
-        filesystem.delete_dir(path)
+    filesystem.delete_dir(path)
 
 
 def upload_folder(source: Path, location: str) -> None:

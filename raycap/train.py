@@ -12,10 +12,11 @@ from raycap.cluster import cluster_cpus, connect, own_errors, watched_board
 from raycap.config import TrainConfig
 from raycap.errors import InputError, RaycapError
 from raycap.features import FeatureSet
+from raycap.locations import join, with_absolute
 from raycap.prepared import Prepared
 from raycap.progress import Progress, say
 from raycap.runs import Run, short_hash
-from raycap.storage import delete_folder, join, read_json, with_absolute
+from raycap.storage import delete_folder, read_json
 from raycap.train_worker import HISTORY_FILE, run_worker
 
 CHECKPOINTS_FOLDER = "checkpoints"

@@ -20,11 +20,12 @@ from tensorboardX import SummaryWriter
 from raycap.config import TrainConfig
 from raycap.diagram import model_svg
 from raycap.features import FeatureSet
+from raycap.locations import join
 from raycap.model_card import BUNDLE_FOLDER, ModelCard
 from raycap.prepared import Prepared
 from raycap.runs import versions
 from raycap.sequences import PackedBatch, encode_captions, packed_batches, stream_photos
-from raycap.storage import join, upload_folder, write_json, write_text
+from raycap.storage import upload_folder, write_json, write_text
 
 TENSORBOARD_FOLDER: Final = "tensorboard"
 HISTORY_FILE: Final = "history.json"

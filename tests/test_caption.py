@@ -1,20 +1,25 @@
 """The caption stage on a real Ray: pixels to captions in one job."""
 
+import json
 import shutil
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from raycap.caption import caption, find_photos
+from raycap.caption import caption, plan
 from raycap.captioner import Captioner
-from raycap.config import CaptionConfig, DecodingConfig, WorkersConfig
+from raycap.config import CaptionConfig, DecodingConfig, OutputConfig, WorkersConfig
 from raycap.errors import ConflictError, InputError, TooManyFailuresError, WeightsError
 from raycap.features import FeatureSet
 from raycap.schema import GENERATED
+from raycap.sidecars import SidecarCounts
 
 
 @pytest.fixture
@@ -42,13 +47,12 @@ def test_captions_from_pixels_equal_captions_from_features(model: Path, features
     captioner = Captioner.load(str(model))
     by_name = {Path(image_id).name: image_id for image_id in expected}
     for shard in FeatureSet.open(str(features)).iter_shards(wanted=by_name.keys()):
-        for name, best in zip(
-            shard.image_ids, captioner.caption_features(shard.features, DecodingConfig()), strict=True
-        ):
+        found = captioner.caption_features(shard.features, DecodingConfig(), image_ids=shard.image_ids)
+        for name, [best] in zip(shard.image_ids, found, strict=True):
             row = rows.loc[by_name[name]]
             assert (row.caption, row.num_tokens) == (best.caption, best.num_tokens)
             assert row.log_prob == pytest.approx(best.log_prob, abs=1e-4)
-            assert (row.width_px, row.height_px, row.encoder) == (96, 96, "grid")
+            assert (row.width, row.height, row.encoder) == (96, 96, "grid")
             assert row.uri == str(expected[by_name[name]])
     failures = pd.read_parquet(out / "failures")
     assert list(failures.image_id) == ["broken.JPG"]
@@ -66,6 +70,137 @@ def test_captions_from_pixels_equal_captions_from_features(model: Path, features
         )
 
 
+def captions_of(out: Path) -> pd.DataFrame:
+    return pd.read_parquet(out / "captions").set_index("image_id").sort_index()
+
+
+def test_formats_and_sidecars_say_the_same(model: Path, folder: Path) -> None:
+    out = folder.parent / "out"
+    (folder / "mine.png").write_bytes(next(folder.glob("*.png")).read_bytes())
+    (folder / "mine.txt").write_text("what a person wrote\n")
+    config = CaptionConfig(
+        photos=(str(folder),),
+        model=str(model),
+        out=str(out),
+        output=OutputConfig(formats=("parquet", "jsonl", "csv"), sidecars="beside"),
+        decoding=DecodingConfig(num_captions=3),
+    )
+    result = caption(config)
+    assert (result.num_photos, result.num_captions, result.num_failures, result.num_left) == (5, 4, 1, 0)
+    assert result.sidecars == SidecarCounts(written=3, kept=1)
+    rows = captions_of(out)
+    assert list(pd.read_json(out / "captions.jsonl", lines=True).set_index("image_id").sort_index().caption) == list(
+        rows.caption
+    )
+    as_csv = pd.read_csv(out / "captions.csv").set_index("image_id").sort_index()
+    assert list(as_csv.caption) == list(rows.caption)
+    assert as_csv.log_prob.to_numpy() == pytest.approx(rows.log_prob.to_numpy())
+    assert [len(each) for each in rows.alternatives] == [2, 2, 2, 2]
+    assert json.loads(as_csv.alternatives.iloc[0])[0]["caption"] == rows.alternatives.iloc[0][0]["caption"]
+    for image_id, row in rows.iterrows():
+        said = (folder / str(image_id)).with_suffix(".txt").read_text().strip()
+        assert said == ("what a person wrote" if image_id == "mine.png" else row.caption)
+        log_probs = [row.log_prob, *(each["log_prob"] for each in row.alternatives)]
+        assert log_probs == sorted(log_probs, reverse=True)
+    assert not list(folder.rglob(".tmp-*"))
+
+    # sidecars in another place, of captions that are there: nothing is captioned again
+    mirrored = folder.parent / "mirrored"
+    result = caption(replace(config, output=OutputConfig(sidecars=str(mirrored))))
+    assert (result.num_new, result.sidecars) == (0, SidecarCounts(written=4))
+    for image_id, row in rows.iterrows():
+        assert (mirrored / str(image_id)).with_suffix(".txt").read_text() == row.caption + "\n"
+
+    # starting over takes what raycap wrote, and nothing else
+    overwrite = OutputConfig(formats=("csv",), if_exists="overwrite")
+    changed = replace(config, output=overwrite, decoding=DecodingConfig(beam_width=1))
+    with pytest.raises(ConflictError, match=r"decoding was .* --if-exists overwrite"):
+        caption(replace(changed, output=OutputConfig()))
+    assert caption(changed).num_new == 5
+    assert sorted(path.name for path in folder.rglob("*.txt")) == ["mine.txt", "notes.txt"]
+    assert not list(mirrored.rglob("*.txt"))
+    assert not (out / "captions.jsonl").exists()
+    assert list(captions_of(out).columns) == [name for name in GENERATED.names if name != "image_id"]
+
+
+def test_a_dry_run_touches_nothing_and_fail_refuses_what_is_there(model: Path, folder: Path) -> None:
+    out = folder.parent / "out"
+    careful = OutputConfig(if_exists="fail")
+    config = CaptionConfig(photos=(str(folder),), model=str(model), out=str(out), output=careful)
+    sizes = sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in {".png", ".JPG"})
+    planned = plan(config)
+    assert (planned.num_photos, planned.num_pending, planned.pending_bytes) == (4, 4, sizes)
+    assert not out.exists()
+    assert caption(replace(config, limit=3)).num_left == 1
+    with pytest.raises(ConflictError, match="is not empty"):
+        caption(config)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    planned = plan(replace(config, output=OutputConfig()))
+    assert planned.num_captions + planned.num_failures == 3
+    assert planned.num_pending == 1
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_failed_photos_are_tried_again_when_asked(model: Path, folder: Path) -> None:
+    out = folder.parent / "out"
+    config = CaptionConfig(photos=(str(folder),), model=str(model), out=str(out))
+    assert caption(config).num_failures == 1
+    shutil.copy(next(folder.glob("*.png")), folder / "broken.JPG")
+    assert (caption(config).num_new, caption(config).num_failures) == (0, 1)
+    mended = caption(replace(config, workers=WorkersConfig(retry_failed=True)))
+    assert (mended.num_new, mended.num_captions, mended.num_failures) == (1, 4, 0)
+    assert len(captions_of(out)) == 4
+
+
+def test_photos_in_containers(model: Path, folder: Path, tmp_path: Path) -> None:
+    """The same photos in a folder, a list, a tar shard and in Parquet, all in one run, get the same captions."""
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.suffix in {".png", ".JPG"}}
+    with tarfile.open(tmp_path / "shard-0.tar", "w") as archive:
+        for name, path in paths.items():
+            archive.add(path, name)
+            archive.addfile(tarfile.TarInfo(name.rsplit(".", 1)[0] + ".json"))
+    rows = {"image": [{"bytes": path.read_bytes(), "path": name} for name, path in paths.items()]}
+    pq.write_table(pa.table(rows), tmp_path / "rows.parquet", row_group_size=2)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (tmp_path / "list.txt").write_text("\n".join(f"copy/{name}" for name in paths))
+    sources = (str(folder), *(str(tmp_path / name) for name in ("list.txt", "shard-*.tar", "rows.parquet")))
+    result = caption(CaptionConfig(photos=sources, model=str(model), out=str(tmp_path / "out")))
+    assert (result.num_photos, result.num_captions, result.num_failures) == (16, 12, 4)
+    by_uri = pd.read_parquet(tmp_path / "out/captions").set_index("uri").caption
+    for row, (name, path) in enumerate(paths.items()):
+        if path.suffix == ".png":
+            inside = [f"{tmp_path}/shard-0.tar#{name}", f"{tmp_path}/rows.parquet#{row}", str(copy / name)]
+            assert {by_uri[uri] for uri in inside} == {by_uri[str(path)]}
+    assert len(set(by_uri)) > 1
+
+
+def test_another_photo_of_the_same_name_is_not_taken_for_done(model: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    caption(CaptionConfig(photos=(str(folder),), model=str(model), out=str(out)))
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    with pytest.raises(ConflictError, match=r"already holds a photo called .* from another place"):
+        caption(CaptionConfig(photos=(str(copy),), model=str(model), out=str(out)))
+    both = caption(CaptionConfig(photos=(str(folder), str(copy)), model=str(model), out=str(out)))
+    assert (both.num_new, both.num_captions, both.num_failures) == (4, 6, 2)
+
+
+def test_sampling_is_the_same_in_any_shards(model: Path, folder: Path, tmp_path: Path) -> None:
+    decoding = DecodingConfig(sample=True, temperature=2.0, sample_seed=4, min_length=6, no_repeat_ngram=2)
+    found = []
+    for shard_size in (1, 256):
+        out = tmp_path / str(shard_size)
+        workers = WorkersConfig(shard_size=shard_size)
+        config = CaptionConfig(
+            photos=(str(folder),), model=str(model), out=str(out), decoding=decoding, workers=workers
+        )
+        caption(config)
+        found.append(captions_of(out))
+    assert list(found[0].caption) == list(found[1].caption)
+    assert all(len(each.split()) >= 4 for each in found[0].caption)
+
+
 def test_captions_are_shown_where_there_is_no_out(model: Path, folder: Path) -> None:
     rows: list[dict[str, Any]] = []
     config = CaptionConfig(photos=(str(folder),), model=str(model), workers=WorkersConfig(batch_size=2))
@@ -73,24 +208,6 @@ def test_captions_are_shown_where_there_is_no_out(model: Path, folder: Path) -> 
     assert (result.num_captions, result.num_failures) == (3, 1)
     assert sorted(row["image_id"] for row in rows if row["error_type"]) == ["broken.JPG"]
     assert all("square" in row["caption"] for row in rows if not row["error_type"])
-
-
-def test_find_photos(folder: Path, photo_folder: Path, tmp_path: Path) -> None:
-    assert sorted(Path(name).name for name in find_photos([str(folder)])["image_id"].to_pylist()) == sorted(
-        path.name for path in folder.rglob("*") if path.suffix in {".png", ".JPG"}
-    )
-    one = next(photo_folder.iterdir())
-    assert find_photos([str(one), str(one)]).to_pylist() == [{"image_id": one.name, "uri": str(one)}]
-    # the same names in two folders stay two photos
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    both = find_photos([str(folder), str(copy)])
-    assert len(both["image_id"].unique()) == len(both) == 8
-    with pytest.raises(InputError, match=r"no photo or folder at .*gone"):
-        find_photos([str(tmp_path / "gone")])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"there are no photos in .*empty"):
-        find_photos([str(tmp_path / "empty")])
 
 
 def test_all_photos_failing_is_an_error(model: Path, folder: Path) -> None:

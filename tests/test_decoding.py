@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from raycap.decoding import Hypothesis, search
+from raycap.decoding import Hypothesis, sample, search
 
 PAD, START, END, A, B, C = range(6)
 VOCAB_SIZE = 6
@@ -76,12 +76,21 @@ def best(step, **options):
     return run(step, **options)[0][0]
 
 
-def enumerate_all(step, photo, *, max_length, length_penalty=0.0, min_words=1, words=(A, B, C)):
+def repeats(said, size):
+    """Whether some `size` words in a row come twice."""
+    runs = [said[n : n + size] for n in range(len(said) - size + 1)]
+    return size > 0 and len(set(runs)) < len(runs)
+
+
+def enumerate_all(step, photo, *, max_length, length_penalty=0.0, min_words=1, no_repeat_ngram=0, words=(A, B, C)):
     """Every hypothesis there is, best first."""
     found = []
     for count in range(max_length):
         for said in itertools.product(words, repeat=count):
-            if min_words <= count <= max_length - 2:
+            if repeats(said, no_repeat_ngram):
+                continue
+            stuck = all(repeats((*said, word), no_repeat_ngram) for word in words)
+            if (min_words <= count or stuck) and count <= max_length - 2:
                 found.append(Hypothesis(said, step.total(photo, (*said, END)), True))
             if count == max_length - 1:
                 found.append(Hypothesis(said, step.total(photo, said), False))
@@ -329,3 +338,308 @@ def test_a_search_adds_up_in_double_precision():
     found = search(step, (np.zeros((1, 1)),), start_id=START, end_id=END, max_length=1001, forbidden=(PAD,))[0][0]
     assert len(found.tokens) == 1000
     assert found.log_prob == pytest.approx(1000 * float(np.float32(-0.1)), rel=1e-12)
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+@pytest.mark.parametrize("min_words", [0, 1, 5])
+@pytest.mark.parametrize("no_repeat_ngram", [1, 2, 3])
+def test_no_repeated_ngram_equals_brute_force(no_repeat_ngram, min_words, length_penalty):
+    step = noise(seed=8)
+    options = {"max_length": 6, "min_words": min_words, "length_penalty": length_penalty}
+    options |= {"no_repeat_ngram": no_repeat_ngram}
+    for photo, hypotheses in enumerate(run(step, num_photos=2, beam_width=400, **options)):
+        expected = enumerate_all(step, photo, **options)
+        assert [each.tokens for each in hypotheses] == [each.tokens for each in expected]
+        assert [each.finished for each in hypotheses] == [each.finished for each in expected]
+        assert [each.log_prob for each in hypotheses] == pytest.approx([each.log_prob for each in expected])
+
+
+@pytest.mark.parametrize("beam_width", [1, 2, 4])
+@pytest.mark.parametrize("no_repeat_ngram", [1, 2, 3])
+def test_with_no_repeated_ngram_a_beam_stays_sorted_and_sums_its_own_tokens(no_repeat_ngram, beam_width):
+    step = noise(seed=9)
+    options = {"beam_width": beam_width, "no_repeat_ngram": no_repeat_ngram, "max_length": 12}
+    for photo, hypotheses in enumerate(run(step, num_photos=6, **options)):
+        assert len(hypotheses) == beam_width
+        scores = [each.log_prob for each in hypotheses]
+        assert scores == sorted(scores, reverse=True)
+        for each in hypotheses:
+            assert not repeats(each.tokens, no_repeat_ngram)
+            said = (*each.tokens, END) if each.finished else each.tokens
+            assert each.log_prob == pytest.approx(step.total(photo, said), abs=1e-5)
+
+
+def after(probabilities):
+    """A script that goes by the newest token alone."""
+    return Scripted(lambda _, prefix: probabilities[prefix[-1]])
+
+
+SAME_WORD = {newest: {A: 0.5, B: 0.3, C: 0.15, END: 0.05} for newest in (START, A, B, C)}
+TWO_WORDS = {START: {A: 0.9, B: 0.1}, A: {B: 0.9, END: 0.1}, B: {A: 0.9, END: 0.1}}
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "no_repeat_ngram", "tokens"),
+    [
+        (SAME_WORD, 0, (A,) * 11),
+        (SAME_WORD, 1, (A, B, C)),
+        (SAME_WORD, 2, (A, A, B, A, C, A)),
+        (SAME_WORD, 3, (A, A, A, B, A, A, C, A, A)),
+        (TWO_WORDS, 0, (A, B, A, B, A, B, A, B, A, B, A)),
+        (TWO_WORDS, 1, (A, B)),
+        (TWO_WORDS, 2, (A, B, A)),
+        (TWO_WORDS, 3, (A, B, A, B)),
+        (TWO_WORDS, 11, (A, B, A, B, A, B, A, B, A, B, A)),
+    ],
+)
+def test_a_loop_is_broken(probabilities, no_repeat_ngram, tokens):
+    found = best(after(probabilities), no_repeat_ngram=no_repeat_ngram, max_length=12)
+    assert found.tokens == tokens
+    assert found.finished is (len(tokens) < 11)
+
+
+@pytest.mark.parametrize("beam_width", [1, 3])
+@pytest.mark.parametrize("min_words", [1, 2, 9])
+def test_where_nothing_else_may_come_the_end_does_even_before_min_words(min_words, beam_width):
+    options = {"beam_width": beam_width, "min_words": min_words, "no_repeat_ngram": 1}
+    step = table({...: {A: 0.9, END: 0.1}})
+    assert run(step, **options)[0] == [((A,), pytest.approx(math.log(0.9 * 0.1), abs=1e-6), True)]
+    step = table({...: {A: 0.9, END: 0.1 - 1e-9, B: 1e-9}})
+    rare = ((A, B), pytest.approx(math.log(0.9 * 1e-9 * 0.1), abs=1e-6), True)
+    assert (rare in run(step, **options)[0]) is (min_words > 1 or beam_width > 1)  # it may come, however rare
+
+
+@pytest.mark.parametrize("beam_width", [1, 2, 5])
+def test_where_nothing_repeats_the_rule_changes_nothing(beam_width):
+    free = run(noise(seed=10), num_photos=6, beam_width=beam_width)
+    assert run(noise(seed=10), num_photos=6, beam_width=beam_width, no_repeat_ngram=6) == free
+    for size in (1, 2, 3):
+        assert run(table(GARDEN_PATH), beam_width=2, no_repeat_ngram=size) == run(table(GARDEN_PATH), beam_width=2)
+
+
+JUST_BELOW_1 = np.nextafter(1.0, 0.0)
+
+
+def uniforms(num_photos, num_samples, max_length=6, *, seed=0):
+    return np.random.default_rng(seed).random((num_photos, num_samples, max_length))
+
+
+def draw(step, chances, **options):
+    state = (np.arange(len(chances)), np.zeros((len(chances), 0), np.int32))
+    settings = {"start_id": START, "end_id": END, "max_length": chances.shape[2], "forbidden": (PAD,)} | options
+    return sample(step, state, uniforms=chances, **settings)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {A: 0.2, B: 0.5, C: 0.3}),
+        ({"temperature": 0.5}, {A: 0.04 / 0.38, B: 0.25 / 0.38, C: 0.09 / 0.38}),
+        ({"temperature": 2.0}, {A: 0.2**0.5 / 1.7020, B: 0.5**0.5 / 1.7020, C: 0.3**0.5 / 1.7020}),
+        ({"temperature": 1e9}, {A: 1 / 3, B: 1 / 3, C: 1 / 3}),
+        ({"top_k": 1}, {B: 1.0}),
+        ({"top_k": 2}, {B: 5 / 8, C: 3 / 8}),
+        ({"top_k": 3}, {A: 0.2, B: 0.5, C: 0.3}),
+        ({"top_k": 99}, {A: 0.2, B: 0.5, C: 0.3}),
+        ({"top_p": 1e-9}, {B: 1.0}),
+        ({"top_p": 0.49}, {B: 1.0}),  # the first alone has more
+        ({"top_p": 0.51}, {B: 5 / 8, C: 3 / 8}),
+        ({"top_p": 0.79}, {B: 5 / 8, C: 3 / 8}),
+        ({"top_p": 0.81}, {A: 0.2, B: 0.5, C: 0.3}),
+        ({"top_k": 2, "top_p": 0.6}, {B: 1.0}),  # top_p is of what top_k leaves
+        ({"temperature": 0.5, "top_p": 0.6}, {B: 1.0}),  # and of what the temperature makes
+        ({"temperature": 0.5, "top_k": 2}, {B: 25 / 34, C: 9 / 34}),
+    ],
+)
+def test_a_word_comes_as_often_as_its_probability_says(options, expected):
+    """With even chances, a word whose share is p comes for p of them, but for one at either edge of its share."""
+    count = 1000
+    chances = np.tile((np.arange(count) + 0.5)[np.newaxis, :, np.newaxis] / count, (1, 1, 2))
+    step = table({(): {A: 0.2, B: 0.5, C: 0.3}})
+    found = [each.tokens for each in draw(step, chances, **options)[0]]
+    assert set(found) == {(word,) for word in expected}
+    for word, probability in expected.items():
+        assert found.count((word,)) == pytest.approx(probability * count, abs=1)
+
+
+def test_a_sequence_comes_as_often_as_its_probability_says():
+    """Each count is binomial; seven standard deviations are beyond what a change of numpy's generator could do."""
+    script = {(): {A: 0.5, B: 0.3, C: 0.2}, (A,): {END: 0.6, B: 0.4}, (B,): {A: 0.1, C: 0.2, END: 0.7}}
+    step, count = table(script), 10_000
+    found = [each.tokens for each in draw(step, uniforms(1, count))[0]]
+    expected = {(A,): 0.3, (A, B): 0.2, (B,): 0.21, (B, A): 0.03, (B, C): 0.06, (C,): 0.2}
+    assert set(found) == expected.keys()
+    for tokens, p in expected.items():
+        assert found.count(tokens) == pytest.approx(p * count, abs=7 * math.sqrt(count * p * (1 - p)))
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 1e-6}, {"temperature": 1e-300}, {"top_k": 1}, {"top_k": 1, "temperature": 9.0}]
+)
+def test_sampling_that_leaves_one_choice_is_greedy(options):
+    greedy = run(noise(seed=11), num_photos=6, max_length=8)
+    for num_samples in (1, 4):
+        drawn = draw(noise(seed=11), uniforms(6, num_samples, 8), **options)
+        assert drawn == [[hypothesis] * num_samples for (hypothesis,) in greedy]
+
+
+def test_with_ties_top_k_takes_the_lower_token():
+    step = table({(): dict.fromkeys((C, B, A), 1 / 3)})
+    assert {each.tokens for each in draw(step, uniforms(1, 50), top_k=2)[0]} == {(A,), (B,)}
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize(("top_k", "top_p"), [(1, 1.0), (3, 1.0), (0, 0.3), (0, 0.9), (5, 0.7)])
+def test_nothing_is_drawn_from_beyond_top_k_and_top_p(top_k, top_p, temperature):
+    step = noise(seed=12, vocab_size=12)
+    chances = uniforms(3, 30)
+    chances[:, 0], chances[:, 1] = 0.0, JUST_BELOW_1
+    drawn = draw(step, chances, top_k=top_k, top_p=top_p, temperature=temperature)
+    for photo, hypotheses in enumerate(drawn):
+        for each in hypotheses:
+            said = (START, *each.tokens, END) if each.finished else (START, *each.tokens)
+            for n in range(1, len(said)):
+                never = {PAD, START} | ({END} if n == 1 else set())
+                row = step.log_probs(photo, said[:n]).astype(float)
+                words = sorted(set(range(12)) - never, key=lambda token: -row[token])[: top_k or None]
+                weights = [math.exp(row[token] / temperature) for token in words]
+                before = sum(weights[: words.index(said[n])])
+                assert before < top_p * sum(weights) + 1e-9
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.5, "top_k": 4}, {"top_p": 0.8, "no_repeat_ngram": 1}])
+def test_what_is_drawn_for_a_photo_depends_on_its_uniforms_alone(options):
+    chances = uniforms(7, 3, 8)
+    together = draw(noise(seed=13), chances, **options)
+    assert (
+        len({len(each.tokens) for hypotheses in together for each in hypotheses}) > 2
+    )  # they leave at different times
+    others = np.random.default_rng(1).random(chances.shape)
+    for photo in range(7):
+        state = (np.array([photo]), np.zeros((1, 0), np.int32))
+        settings = {"start_id": START, "end_id": END, "max_length": 8, "forbidden": (PAD,)} | options
+        alone = sample(noise(seed=13), state, uniforms=chances[photo : photo + 1], **settings)
+        assert alone == [together[photo]]
+        others[photo] = chances[photo]
+        assert draw(noise(seed=13), others, **options)[photo] == together[photo]
+    assert draw(noise(seed=13), 1 - chances, **options) != together
+
+
+def test_a_sample_has_uniforms_of_its_own():
+    chances = uniforms(2, 5)
+    step = noise(seed=14)
+    whole = draw(step, chances)
+    apart = [draw(noise(seed=14), chances[:, n : n + 1]) for n in range(5)]
+    for photo in range(2):
+        assert sorted(whole[photo]) == sorted(each[photo][0] for each in apart)
+        assert len(set(whole[photo])) > 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 0.3}, {"temperature": 3.0}, {"top_k": 2}, {"top_p": 0.5}, {"temperature": 2.0, "top_k": 3}],
+)
+def test_samples_come_best_first_with_the_models_own_log_prob(options):
+    step = noise(seed=15)
+    for photo, hypotheses in enumerate(draw(step, uniforms(4, 12, 7), **options)):
+        assert len(hypotheses) == 12
+        scores = [each.log_prob for each in hypotheses]
+        assert scores == sorted(scores, reverse=True)
+        for each in hypotheses:
+            said = (*each.tokens, END) if each.finished else each.tokens
+            assert each.log_prob == pytest.approx(step.total(photo, said), abs=1e-5)
+
+
+@pytest.mark.parametrize("min_words", [0, 1, 2, 3])
+def test_samples_have_min_words(min_words):
+    found = draw(table({...: {END: 0.7, A: 0.2, B: 0.1}}), uniforms(1, 200, 9), min_words=min_words)[0]
+    assert min(len(each.tokens) for each in found) == min_words
+    assert max(len(each.tokens) for each in found) > min_words
+
+
+@pytest.mark.parametrize(
+    ("max_length", "tokens", "finished"),
+    [(1, (), False), (2, (A,), False), (5, (A, A, A, A), False), (6, (A, A, A, A), True), (9, (A, A, A, A), True)],
+)
+def test_samples_have_max_length(max_length, tokens, finished):
+    step = table({(A, A, A, A): {END: 1.0}, ...: {A: 1.0}})
+    found = draw(step, uniforms(2, 3, max_length))
+    assert found == [[(tokens, pytest.approx(0.0), finished)] * 3] * 2
+
+
+@pytest.mark.parametrize("no_repeat_ngram", [1, 2, 3])
+def test_samples_repeat_no_ngram(no_repeat_ngram):
+    free, bound = (
+        draw(after(SAME_WORD), uniforms(3, 40, 9), min_words=8, no_repeat_ngram=size) for size in (0, no_repeat_ngram)
+    )
+    assert any(repeats(each.tokens, no_repeat_ngram) for hypotheses in free for each in hypotheses)
+    assert not any(repeats(each.tokens, no_repeat_ngram) for hypotheses in bound for each in hypotheses)
+
+
+def test_a_sample_that_may_say_nothing_else_ends_before_min_words():
+    found = draw(table({...: {A: 0.9, END: 0.1}}), uniforms(1, 4), min_words=9, no_repeat_ngram=1)[0]
+    assert found == [((A,), pytest.approx(math.log(0.9 * 0.1), abs=1e-6), True)] * 4
+
+
+@pytest.mark.parametrize("forbidden", [(PAD,), (PAD, B), (PAD, A, C)])
+def test_forbidden_tokens_and_the_start_token_are_never_drawn(forbidden):
+    step = table({...: {PAD: 0.3, START: 0.3, B: 0.2, A: 0.1, C: 0.05, END: 0.05}})
+    found = draw(step, uniforms(1, 200), forbidden=forbidden)[0]
+    assert {token for each in found for token in each.tokens} == {A, B, C} - set(forbidden)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.1}, {"temperature": 50.0}, {"top_p": 0.999}, {"top_k": 7}])
+@pytest.mark.parametrize("chance", [0.0, 5e-324, 0.5, 1 - 1e-12, JUST_BELOW_1])
+def test_no_chance_draws_an_impossible_token(chance, options):
+    rng = np.random.default_rng(16)
+    logits = rng.normal(0, 3, (300, 50))
+    impossible = rng.random(logits.shape) < rng.random((300, 1)) * 0.97
+    impossible[:, A] = False
+    log_probs = np.where(impossible, -np.inf, logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+
+    def step(tokens, state):
+        return log_probs.astype(np.float32), state
+
+    found = draw(step, np.full((300, 1, 2), chance), **options)
+    drawn = [hypotheses[0].tokens[0] for hypotheses in found]  # what is impossible would not be handed back
+    assert not impossible[np.arange(300), drawn].any()
+    assert not {PAD, START, END} & set(drawn)
+    if chance == 0.0:
+        allowed = np.where(np.isin(np.arange(50), [PAD, START, END]), -np.inf, log_probs)
+        assert drawn == allowed.argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("chance", "word"), [(0.0, A), (0.25, A), (np.nextafter(0.5, 0.0), A), (0.5, B), (0.75, B), (JUST_BELOW_1, B)]
+)
+def test_a_share_holds_its_lower_edge_and_not_its_upper(chance, word):
+    step = table({(): {A: 0.5, B: 0.5}})
+    assert draw(step, np.full((1, 1, 3), chance))[0][0].tokens == (word,)
+
+
+@pytest.mark.parametrize("no_repeat_ngram", [0, 1])
+def test_what_the_model_says_after_the_end_is_not_heard(no_repeat_ngram):
+    log_probs = np.log(np.array([0.1, 0.1, 0.2, 0.3, 0.2, 0.1], np.float32))
+
+    def step(tokens, state):
+        return np.tile(log_probs, (len(tokens), 1)), state
+
+    for hypotheses in draw(step, uniforms(4, 6, 12), no_repeat_ngram=no_repeat_ngram):
+        for each in hypotheses:
+            said = (*each.tokens, END) if each.finished else each.tokens
+            assert each.finished or len(said) == 11
+            assert each.log_prob == pytest.approx(log_probs[list(said)].sum(), abs=1e-5)
+
+
+def test_samples_of_no_photos():
+    assert draw(noise(), uniforms(0, 3)) == []
+
+
+def test_samples_leave_when_all_of_a_photo_have_ended():
+    def probabilities(photo, prefix):
+        return {END: 1.0} if len(prefix) > (3, 1, 2)[photo] else {A: 0.5, B: 0.5}
+
+    step = Scripted(probabilities)
+    found = draw(step, uniforms(3, 2))
+    assert step.rows == [6, 6, 4, 2]
+    assert [[len(each.tokens) for each in hypotheses] for hypotheses in found] == [[3, 3], [1, 1], [2, 2]]

@@ -17,7 +17,7 @@ import pytest
 from conftest import make_manifest
 from PIL import Image
 
-from raycap.config import ExtractConfig, WorkersConfig
+from raycap.config import ExtractConfig, LimitsConfig, WorkersConfig
 from raycap.errors import ConflictError, EncoderMismatchError, FormatError, InputError, TooManyFailuresError
 from raycap.errors import WeightsError as NoWeightsError
 from raycap.extract import extract
@@ -116,7 +116,9 @@ def test_bad_photos_become_failures(ray_cluster: None, photo_folder: Path, encod
     }
     manifest = make_manifest(tmp_path / "m.parquet", {name: bad / name for name in expected} | {"good": good})
     out = tmp_path / "out"
-    config = ExtractConfig(manifest=manifest, out=str(out), encoder=str(encoder_file), max_pixels=1_000_000)
+    config = ExtractConfig(
+        manifest=manifest, out=str(out), encoder=str(encoder_file), limits=LimitsConfig(max_pixels=1_000_000)
+    )
     result = extract(config)
     assert (result.num_features, result.num_failures) == (1, 6)
     failures = pd.read_parquet(out / "failures")
@@ -132,7 +134,7 @@ def test_bad_photos_become_failures(ray_cluster: None, photo_folder: Path, encod
             manifest=manifest,
             out=str(out),
             encoder=str(encoder_file),
-            max_pixels=1_000_000,
+            limits=LimitsConfig(max_pixels=1_000_000),
             workers=WorkersConfig(retry_failed=True),
         )
     )

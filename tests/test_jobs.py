@@ -51,12 +51,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 180
     while socket.socket().connect_ex(("127.0.0.1", dashboard)):
         assert node.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.5)
-    yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
+    # the dashboard answers before the node's agent, which runs the jobs, has come up
+    while subprocess.run([ray, "job", "submit", "--", "true"], env=environment, capture_output=True).returncode:
+        assert time.monotonic() < deadline
+        time.sleep(1.0)
+    yield environment
     os.killpg(node.pid, signal.SIGTERM)
     node.wait(timeout=60)
     shutil.rmtree("/tmp/raycap-jobs", ignore_errors=True)
@@ -79,7 +84,7 @@ def test_every_job_on_a_cluster(
         f"evaluate.py --model {model} --prepared {prepared} --features {features} --out {scores}",
         f"caption.py {photo_folder} --model {model} --out {captions}",
     ]
-    says = ["48 features in", f"model in {model}/bundle", "BLEU-4", "48 captions in"]
+    says = ["48 features in", f"model in {model}/bundle", "BLEU-4", "48 captions of 48 photos in"]
     for job, expected in zip(jobs, says, strict=True):
         script, *options = job.split()
         answer = submit(cluster, f"jobs/{script}", *options)
@@ -99,3 +104,4 @@ def test_a_failed_stage_fails_the_job_with_a_readable_line(cluster: dict[str, st
 def test_without_the_token_nobody_submits(cluster: dict[str, str], tmp_path: Path) -> None:
     answer = submit(cluster | {"HOME": str(tmp_path)}, "jobs/extract.py", "--help")
     assert answer.returncode != 0
+    assert "token" in answer.stdout + answer.stderr

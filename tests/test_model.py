@@ -111,8 +111,8 @@ def test_greedy_equals_the_slow_way(config: ModelConfig) -> None:
     captioner = Captioner(bundle(config))
     model = captioner.bundle.model
     features = np.random.default_rng(3).normal(size=(5, 12)).astype(np.float32)
-    found = captioner.caption_features(features, DecodingConfig(beam_width=1))
-    for feature, best in zip(features, found, strict=True):
+    found = captioner.caption_features(features, DecodingConfig(beam_width=1), image_ids=list("abcde"))
+    for feature, [best] in zip(features, found, strict=True):
         words, total = [TOKENIZER.start_id], 0.0
         while len(words) < TOKENIZER.max_length:
             logits = model([feature[np.newaxis], np.array([words], np.int32)]).numpy()[0, -1].astype(np.float64)
@@ -129,14 +129,26 @@ def test_greedy_equals_the_slow_way(config: ModelConfig) -> None:
         assert best.num_tokens == len(best.caption.split())
 
 
-def test_captions_do_not_depend_on_the_batch() -> None:
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        DecodingConfig(beam_width=3),
+        DecodingConfig(beam_width=4, num_captions=4, no_repeat_ngram=1, min_length=5),
+        DecodingConfig(sample=True, num_captions=3, temperature=1.5, top_k=5, top_p=0.9, sample_seed=3),
+    ],
+)
+def test_captions_do_not_depend_on_the_batch(decoding: DecodingConfig) -> None:
     captioner = Captioner(bundle())
     features = np.random.default_rng(4).normal(size=(7, 12)).astype(np.float32)
-    decoding = DecodingConfig(beam_width=3)
-    together = captioner.caption_features(features, decoding)
-    alone = [captioner.caption_features(feature[np.newaxis], decoding)[0] for feature in features]
-    assert [each.caption for each in together] == [each.caption for each in alone]
-    assert captioner.caption_features(features[:0], decoding) == []
+    together = captioner.caption_features(features, decoding, image_ids=list("abcdefg"))
+    alone = [
+        captioner.caption_features(feature[np.newaxis], decoding, image_ids=[name])[0]
+        for feature, name in zip(features, "abcdefg", strict=True)
+    ]
+    assert [[each.caption for each in ranked] for ranked in together] == [
+        [each.caption for each in ranked] for ranked in alone
+    ]
+    assert captioner.caption_features(features[:0], decoding, image_ids=[]) == []
 
 
 @pytest.mark.parametrize("config", OPTIONS)
@@ -152,10 +164,11 @@ def test_bundle_round_trip(tmp_path: Path, config: ModelConfig) -> None:
     for location in (tmp_path / "model", tmp_path / "model/bundle"):
         read = Bundle.load(str(location))
         assert (read.tokenizer, read.card) == (written.tokenizer, written.card)
-        decoding = DecodingConfig()
-        assert Captioner(read).caption_features(features, decoding) == Captioner(written).caption_features(
-            features, decoding
+        before, after = (
+            Captioner(each).caption_features(features, DecodingConfig(), image_ids=list("abc"))
+            for each in (written, read)
         )
+        assert before == after
 
 
 def test_no_bundle_and_damaged_bundles(tmp_path: Path) -> None:

@@ -19,12 +19,13 @@ def often(monkeypatch):
 
 
 def lines(capsys):
-    """What was said, without the rates."""
+    """What was said, without the rates and the times left."""
     captured = capsys.readouterr()
     assert captured.out == ""  # standard output is for results
     assert "\x1b" not in captured.err
     assert "\r" not in captured.err
-    return [re.sub(r"\d+\.\d (\w+/s)", r"R \1", line) for line in captured.err.splitlines()]
+    said = [re.sub(r"\d+\.\d (\w+/s)", r"R \1", line) for line in captured.err.splitlines()]
+    return [re.sub(r", \d+:\d\d:\d\d left", "", line) for line in said]
 
 
 def test_say_writes_to_standard_error(capsys):
@@ -79,7 +80,8 @@ def test_lines_come_every_ten_seconds(capsys, monkeypatch):
             now = float(second)
             bar.update(second)
     assert capsys.readouterr().err.splitlines() == [
-        f"extract: {done}/100 photos, 1.0 photos/s" for done in (10, 20, 30, 35)
+        f"extract: {done}/100 photos, 1.0 photos/s, 0:0{left} left"
+        for done, left in ((10, "1:30"), (20, "1:20"), (30, "1:10"), (35, "1:05"))
     ]
 
 
@@ -89,7 +91,7 @@ def test_the_rate_counts_this_run_only(capsys, monkeypatch):
     with Progress("extract", 100, unit="photos", done=50) as bar:
         now = 20.0
         bar.update(90)
-    assert capsys.readouterr().err == "extract: 90/100 photos, 2.0 photos/s\n"
+    assert capsys.readouterr().err == "extract: 90/100 photos, 2.0 photos/s, 0:00:05 left\n"
 
 
 def test_a_new_label_starts_the_rate_anew(capsys, monkeypatch):
@@ -103,8 +105,15 @@ def test_a_new_label_starts_the_rate_anew(capsys, monkeypatch):
         bar.update(60, label="epoch 2/20")
     assert capsys.readouterr().err.splitlines() == [
         "train: 100/100 captions, 10.0 captions/s",
-        "epoch 2/20: 60/100 captions, 3.0 captions/s",
+        "epoch 2/20: 60/100 captions, 3.0 captions/s, 0:00:13 left",
     ]
+
+
+def test_quiet_says_nothing(capsys, often, monkeypatch):
+    monkeypatch.setenv("RAYCAP_QUIET", "1")
+    with Progress("extract", 10, unit="photos") as bar:
+        bar.update(4)
+    assert lines(capsys) == []
 
 
 def test_an_error_still_says_how_far_it_came(capsys):

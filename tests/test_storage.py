@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from raycap import storage
+from raycap import locations, storage
 from raycap.errors import FormatError, InputError
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +44,7 @@ def everything_in(folder):
 def test_absolute(location, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/someone")
-    assert storage.absolute(location) == expected.format(here=os.getcwd(), home="/home/someone")
+    assert locations.absolute(location) == expected.format(here=os.getcwd(), home="/home/someone")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_absolute(location, expected, tmp_path, monkeypatch):
     ],
 )
 def test_join(location, names, expected):
-    assert storage.join(location, *names) == expected
+    assert locations.join(location, *names) == expected
 
 
 @pytest.mark.parametrize("location", ["nope://bucket/x", "file://relative", "://x:y"])
@@ -87,7 +87,7 @@ def test_with_absolute_changes_the_named_fields_only(tmp_path, monkeypatch):
         c: str | None = None
 
     monkeypatch.chdir(tmp_path)
-    assert storage.with_absolute(Config(), "a", "c") == Config(a=os.path.abspath("a"), b="b", c=None)
+    assert locations.with_absolute(Config(), "a", "c") == Config(a=os.path.abspath("a"), b="b", c=None)
 
 
 @pytest.mark.parametrize("uri", [False, True], ids=["path", "uri"])
@@ -98,7 +98,7 @@ def test_list_files(uri, tmp_path):
     everything = ["a.TXT", "b.txt", "sub/c.txt", "sub/deep/d.txt", "x.d/f"]
     assert storage.list_files(folder, recursive=True) == everything
     assert storage.list_files(folder + "/", recursive=True) == everything
-    assert storage.list_files(storage.join(folder, "sub")) == ["c.txt"]
+    assert storage.list_files(locations.join(folder, "sub")) == ["c.txt"]
 
 
 def test_a_hidden_folder_that_was_asked_for_is_listed(tmp_path):
@@ -326,8 +326,8 @@ def test_any_file_name_that_is_listed_can_be_read(name, uri, tmp_path):
     location = f"file://{folder}" if uri else str(folder)
     names = storage.list_files(location, recursive=True)
     assert names == sorted([name, f"sub/{name}"])
-    assert [storage.read_bytes(storage.join(location, each)).decode() for each in names] == names
-    copy = storage.join(location, "copy", name)
+    assert [storage.read_bytes(locations.join(location, each)).decode() for each in names] == names
+    copy = locations.join(location, "copy", name)
     storage.write_bytes(copy, b"copy")
     assert (folder / "copy" / name).read_bytes() == b"copy"
     storage.delete_file(copy)
@@ -337,5 +337,157 @@ def test_any_file_name_that_is_listed_can_be_read(name, uri, tmp_path):
 def test_join_keeps_a_uris_query_at_its_end() -> None:
     location = "s3://bucket/out?region=us-east-1&endpoint_override=127.0.0.1:9000"
     expected = "s3://bucket/out/a%20b.parquet?region=us-east-1&endpoint_override=127.0.0.1:9000"
-    assert storage.join(location, "a b.parquet") == expected
+    assert locations.join(location, "a b.parquet") == expected
     assert storage.resolve(expected)[1] == "bucket/out/a b.parquet"
+
+
+@pytest.mark.parametrize(
+    ("location", "parent", "without_suffix"),
+    [
+        ("/data/a.b/c.jpg", "/data/a.b", "/data/a.b/c"),
+        ("/data/a?b.jpg", "/data", "/data/a?b"),
+        ("/data/a.b/c", "/data/a.b", "/data/a.b/c"),
+        ("/data/.c", "/data", "/data/.c"),
+        ("s3://bucket/a/c.tar.gz", "s3://bucket/a", "s3://bucket/a/c.tar"),
+        ("file:///data/a%3Fb.jpg", "file:///data", "file:///data/a%3Fb"),
+        ("s3://bucket/a.jpg?e=1.2:9", "s3://bucket?e=1.2:9", "s3://bucket/a"),
+    ],
+)
+def test_parent_and_without_suffix(location, parent, without_suffix):
+    assert locations.parent(location) == parent
+    assert locations.without_suffix(location) == without_suffix
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "shown"),
+    [("/data/a b%#?.jpg",) * 3, ("/é狗",) * 3, ("/x y/\udcff%.jpg", "file:///x%20y/%FF%25.jpg", "/x y/\\xff%.jpg")],
+)
+def test_names_that_are_not_utf8_are_given_in_utf8(name, text, shown):
+    assert locations.as_text(name) == text
+    assert locations.as_utf8(name) == shown
+    assert storage.resolve(text)[1] == name
+    assert locations.as_text(text) == text
+
+
+@pytest.mark.parametrize("half", ["\ud800.jpg", "\udc00"])
+def test_half_a_character_that_json_can_hold_is_escaped(half):
+    for function in (locations.as_text, locations.as_utf8):
+        assert function(half).encode()
+
+
+def test_files_whose_names_are_not_utf8_are_files_like_any_other(tmp_path):
+    folder = f"file://{tmp_path}"
+    location = locations.join(folder, "f\udcff", "\udcfe é.txt")
+    assert location == f"{folder}/f%FF/%FE%20%C3%A9.txt"
+    storage.write_small_text(location, "small")
+    storage.write_bytes(location, b"bytes")
+    assert (storage.read_bytes(location), storage.num_bytes(location), storage.exists(location)) == (b"bytes", 5, True)
+    with storage.open_input(location) as file:
+        assert file.read() == b"bytes"
+    assert storage.list_files(folder, recursive=True) == ["f\udcff/\udcfe é.txt"]
+    assert storage.is_folder(locations.parent(location))
+    storage.write_table(location, TABLE)
+    assert storage.read_table(location).equals(TABLE)
+    storage.delete_file(location)
+    assert not storage.exists(location)
+    storage.delete_folder(locations.parent(location))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(params=["local", "file uri", "object store"])
+def folder(request, tmp_path, monkeypatch):
+    """A folder on a local disk, or on a filesystem that is not local as far as raycap can see."""
+    if request.param == "object store":
+        store = fs._MockFileSystem()
+        store.create_dir("bucket")
+        monkeypatch.setattr(storage, "resolve", lambda location: (store, location.removeprefix("mock://")))
+    return {"local": str(tmp_path), "file uri": f"file://{tmp_path}"}.get(request.param, "mock://bucket")
+
+
+def test_the_same_is_had_from_every_filesystem(folder):
+    names = ["a.bin", "sub/b.bin", ".hidden", "sub/.hidden/c.bin"]
+    for name in names:
+        if folder.startswith("mock"):  # which, unlike an object store, makes no folders
+            storage.resolve("")[0].create_dir(locations.parent(f"bucket/{name}"))
+        storage.write_bytes(locations.join(folder, name), name.encode() * 3)
+    location = locations.join(folder, "sub", "b.bin")
+    for at_most, expected in ((-1, b"sub/b.bin" * 3), (4, b"sub/"), (0, b""), (100, b"sub/b.bin" * 3)):
+        assert storage.read_bytes(location, at_most=at_most) == expected
+    with storage.open_input(location) as file:
+        file.seek(20)
+        assert (file.read(3), file.read()) == (b"b/b", b".bin")
+    assert storage.num_bytes(location) == 27
+    assert storage.num_bytes(folder) is None
+    assert storage.num_bytes(locations.join(folder, "absent")) is None
+    storage.write_small_text(location, "klein é")
+    storage.write_small_text(location, "small é")
+    assert storage.read_text(location) == "small é"
+    assert [file.name for file in storage.walk_files(folder)] == ["a.bin", "sub/b.bin"]
+    assert [file.name for file in storage.walk_files(folder, recursive=False)] == ["a.bin"]
+    assert sorted(file.name for file in storage.walk_files(folder, hidden=True)) == sorted(names)
+    assert list(storage.walk_files(locations.join(folder, "absent"))) == []
+    sizes = {file.num_bytes for file in storage.walk_files(folder)}
+    assert sizes == ({15, 8} if folder.startswith("mock") else {None})
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+@pytest.mark.parametrize("size", [0, 10, 3 * 2**20], ids="{} bytes".format)
+def test_an_upload_is_kept_aside_until_it_is_whole(size, old, tmp_path, monkeypatch):
+    store = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    monkeypatch.setattr(storage, "resolve", lambda location: (store, location))
+    monkeypatch.setattr(storage, "_SPOOL_BYTES", 2**20)
+    if old:
+        (tmp_path / "x.gz").write_bytes(old)
+    before = everything_in(tmp_path)
+    content = os.urandom(size)
+    with storage.atomic_output("x.gz") as file:
+        file.write(content)
+        assert everything_in(tmp_path) == before
+        assert not old or (tmp_path / "x.gz").read_bytes() == old
+    assert (tmp_path / "x.gz").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(Path.mkdir, "is a folder"), (os.mkfifo, "is not a file"), (lambda path: path.symlink_to("y"), "No such file")],
+)
+def test_only_files_are_opened(make, message, tmp_path):
+    make(tmp_path / "x")
+    for function in (storage.open_input, storage.read_bytes):
+        with pytest.raises(OSError, match=message):
+            function(str(tmp_path / "x"))
+    assert storage.num_bytes(str(tmp_path / "x")) is None
+
+
+@pytest.mark.parametrize("name", ["x.txt", f"{'x' * 251}.txt", f"{'é' * 125}x.txt"], ids=["short", "long", "long é"])
+def test_a_small_file_is_written_whole_and_what_a_kill_left_goes_away(name, tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    location = tmp_path / "new" / name
+    monkeypatch.setattr(storage.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        storage.write_small_text(str(location), "half")
+    monkeypatch.undo()
+    assert not location.exists()
+    assert storage.list_files(str(location.parent)) == []
+    storage.write_small_text(str(location), "whole é\n")
+    assert location.read_bytes() == "whole é\n".encode()
+    assert everything_in(tmp_path) == [f"new/{name}"]
+
+
+def test_a_folder_that_may_not_be_listed_is_told_or_raised(tmp_path, monkeypatch):
+    fill(tmp_path, "a/1", "b/2", "c/3")
+    scandir = os.scandir
+
+    def locked(path):
+        if path.rstrip("/").endswith("/b"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(storage.os, "scandir", locked)
+    walked = list(storage.walk_files(str(tmp_path)))
+    assert [file.name for file in walked] == ["a/1", "b", "c/3"]
+    assert [file.problem and "Permission denied" in file.problem for file in walked] == [None, True, None]
+    with pytest.raises(OSError, match=r"/b: the folder cannot be listed: .*Permission denied"):
+        storage.list_files(str(tmp_path), recursive=True)

@@ -1,0 +1,69 @@
+"""Captioning more and more photos: is memory flat, and is the last photo captioned as fast as the first?
+
+    python benchmarks/caption_scale.py [--full] [WORK_FOLDER]
+
+Small photos and an encoder that costs next to nothing, so that what is measured is raycap and Ray; captions are greedy,
+of at most 12 tokens. Prints one table: a row a run, memory in MiB, the rate over the whole run (without start-up), and
+that of its last tenth over that of its first.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from stage_cost import measure
+from workload import make_bundle, make_photos, make_small_encoder
+
+SIZES, FULL_SIZES = (1_000, 4_000), (10_000, 100_000)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work", nargs="?", default="work/benchmarks", type=Path)
+    parser.add_argument("--full", action="store_true", help="10,000 and 100,000 photos")
+    options = parser.parse_args()
+    bundle = make_bundle(options.work / "small-bundle", str(make_small_encoder(options.work / "small.keras").resolve()))
+    rows = []
+    for count in FULL_SIZES if options.full else SIZES:
+        photos = make_photos(options.work / f"photos-{count}", count, side_px=64)
+        out = options.work / f"captions-{count}"
+        shutil.rmtree(out, ignore_errors=True)
+        command = [sys.executable, "-m", "raycap", "caption", str(photos), "--model", str(bundle), "--out", str(out)]
+        cost = measure([*command, "--beam-width", "1", "--max-length", "12", "--quiet"])
+        rows.append((count, cost, *rates(out / "captions")))
+    kinds = sorted({kind for _, cost, *_ in rows for kind in cost.peak_mib if cost.peak_mib[kind] > 100})
+    print(f"{'photos':<50}" + "".join(f"{count:>12,}" for count, *_ in rows) + f"{'ratio':>8}")
+    for name, values in (
+        ("wall time, s", [cost.wall_s for _, cost, *_ in rows]),
+        ("photos/s", [rate for *_, rate, _ in rows]),
+        ("last tenth's photos/s over first tenth's", [ratio for *_, ratio in rows]),
+        *((f"{kind}, MiB", [cost.peak_mib.get(kind, 0.0) for _, cost, *_ in rows]) for kind in kinds),
+    ):
+        ratio = values[-1] / values[0] if values[0] else float("nan")
+        print(f"{name[:49]:<50}" + "".join(f"{value:>12,.2f}" for value in values) + f"{ratio:>8.2f}")
+
+
+def rates(captions: Path) -> tuple[float, float]:
+    """Return photos a second over a run, and the last tenth's over the first's, by when its shards appeared."""
+    shards = sorted((path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in captions.glob("*.parquet"))
+    (start, _), shards = shards[0], shards[1:]  # the first shard's photos were begun before it appeared
+    total = sum(count for _, count in shards)
+
+    def moment(share: float) -> tuple[float, int]:
+        done = 0
+        for time, count in shards:
+            done += count
+            if done >= share * total:
+                return time, done
+        return shards[-1][0], total
+
+    (first_at, first), (last_from, before_last) = moment(0.1), moment(0.9)
+    first_rate = first / (first_at - start)
+    last_rate = (total - before_last) / (shards[-1][0] - last_from)
+    return total / (shards[-1][0] - start), last_rate / first_rate
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Parquet captions as one JSONL or CSV file, a shard in memory at a time. Knows neither Ray nor TensorFlow."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raycap.locations import join
+from raycap.storage import atomic_output, list_files, open_input, read_table
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def export_location(out: str, file_format: str) -> str:
+    """Return where the captions of an output are as one file of a format."""
+    return join(out, f"captions.{file_format}")
+
+
+def export(captions: str, out: str, file_format: str, photos: pa.Table) -> None:
+    """Write all captions of an output as one file.
+
+    Args:
+        captions: folder with the shards.
+        out: the output.
+        file_format: `jsonl`, or `csv`, where a list is JSON and text that a spreadsheet would run is quoted by '.
+        photos: the listing, whose order the rows take, shard by shard; photos that are not in it come last.
+    """
+    with atomic_output(export_location(out, file_format)) as file:
+        text = io.TextIOWrapper(file, "utf-8", newline="")
+        _WRITERS[file_format](text, _rows(captions, photos))
+        text.flush()
+        text.detach()
+
+
+def _rows(captions: str, photos: pa.Table) -> Iterator[dict[str, Any]]:
+    place = {uri: number for number, uri in enumerate(photos["uri"].to_pylist())}
+    names = [name for name in list_files(captions) if name.endswith(".parquet")]
+    firsts = {name: place.get(_first_uri(join(captions, name)), len(place)) for name in names}
+    for name in sorted(names, key=lambda name: (firsts[name], name)):
+        yield from read_table(join(captions, name)).to_pylist()
+
+
+def _first_uri(location: str) -> str:
+    with open_input(location) as stream, pq.ParquetFile(stream) as file:
+        batch = next(file.iter_batches(batch_size=1, columns=["uri"]))
+        return str(batch.column(0)[0])
+
+
+def _write_jsonl(file: TextIO, rows: Iterator[dict[str, Any]]) -> None:
+    for row in rows:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _write_csv(file: TextIO, rows: Iterator[dict[str, Any]]) -> None:
+    writer = csv.writer(file)
+    header: list[str] = []
+    for row in rows:
+        if not header:
+            header = list(row)
+            writer.writerow(header)
+        writer.writerow([_cell(value) for value in row.values()])
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+
+
+_WRITERS: dict[str, Callable[[TextIO, Iterator[dict[str, Any]]], None]] = {"jsonl": _write_jsonl, "csv": _write_csv}

@@ -1,0 +1,127 @@
+import csv
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import fs
+
+from raycap import exports, storage
+from raycap.exports import export, export_location
+from raycap.schema import ALTERNATIVES, GENERATED
+
+TEXTS = [
+    "a dog",
+    'two "dogs"',
+    "a, b;\tc",
+    "new\nline\r\nand another",
+    "é狗 😀 \u2028",
+    "",
+    "  spaces  ",
+    "'=1",
+    "-1.5",
+]
+FORMULAS = ["=1+1", "+1", "-1", "@a", "\tx", "\rx", '=HYPERLINK("http://x")']
+SCHEMA = pa.schema([*list(GENERATED)[:5], ALTERNATIVES, *list(GENERATED)[5:]])
+
+
+def row(number: int, caption: str = "a dog", **more) -> dict:
+    alternatives = [{"caption": f"{caption} {rank}", "log_prob": -rank / 4, "num_tokens": rank} for rank in (1, 2)]
+    return {
+        "image_id": f"{number}.jpg",
+        "uri": f"/p/{number}.jpg",
+        "caption": caption,
+        "log_prob": -number / 8,
+        "num_tokens": number,
+        "alternatives": alternatives,
+        "width": 640,
+        "height": 480,
+        "model": "/m",
+        "encoder": "vgg16",
+        **more,
+    }
+
+
+def shard(out: Path, name: str, *rows: dict) -> None:
+    storage.write_table(f"{out}/captions/{name}.parquet", pa.Table.from_pylist(list(rows), schema=SCHEMA))
+
+
+def exported(out: Path, file_format: str, numbers: list[int]) -> list[dict]:
+    photos = pa.table({"uri": [f"/p/{number}.jpg" for number in numbers]})
+    export(f"{out}/captions", str(out), file_format, photos)
+    text = storage.read_bytes(export_location(str(out), file_format)).decode()
+    if file_format == "jsonl":
+        return [json.loads(line) for line in text.split("\n")[:-1]]
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def test_jsonl_gives_back_what_was_written(tmp_path):
+    rows = [row(number, text) for number, text in enumerate([*TEXTS, *FORMULAS])]
+    shard(tmp_path, "part-0", *rows)
+    assert exported(tmp_path, "jsonl", [*range(len(rows))]) == rows
+    assert "é狗 😀" in (tmp_path / "captions.jsonl").read_text("utf-8")
+
+
+def test_csv_gives_back_what_was_written_but_for_formulas(tmp_path):
+    texts = TEXTS[:-1]
+    rows = [row(number, text) for number, text in enumerate([*texts, *FORMULAS])]
+    shard(tmp_path, "part-0", *rows)
+    found = exported(tmp_path, "csv", [*range(len(rows))])
+    assert list(found[0]) == SCHEMA.names
+    assert [each["caption"] for each in found] == [*texts, *(f"'{formula}" for formula in FORMULAS)]
+    assert [json.loads(each["alternatives"]) for each in found] == [each["alternatives"] for each in rows]
+    for name in ("log_prob", "num_tokens", "width", "height"):  # numbers below zero among them are no formulas
+        assert [float(each[name]) for each in found] == [each[name] for each in rows]
+
+
+def test_any_column_of_text_may_hold_a_formula(tmp_path):
+    shard(tmp_path, "part-0", row(0, image_id="=1.jpg", model="@m"))
+    (found,) = exported(tmp_path, "csv", [0])
+    assert (found["image_id"], found["model"], found["uri"]) == ("'=1.jpg", "'@m", "/p/0.jpg")
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "csv"])
+def test_rows_follow_the_listing_and_photos_that_are_not_in_it_come_last(file_format, tmp_path):
+    shard(tmp_path, "part-a", row(6), row(7))
+    shard(tmp_path, "part-b", row(8), row(9))
+    shard(tmp_path, "part-c", row(2), row(3))
+    shard(tmp_path, "part-d", row(5), row(4))
+    (tmp_path / "captions/notes.txt").write_text("not a shard")
+    found = exported(tmp_path, file_format, [5, 4, 3, 2, 1, 9, 8][::-1])
+    order = ["8", "9", "2", "3", "5", "4", "6", "7"]
+    assert [each["image_id"] for each in found] == [f"{number}.jpg" for number in order]
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "csv"])
+def test_without_captions_the_file_is_empty(file_format, tmp_path):
+    assert exported(tmp_path, file_format, [1]) == []
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "csv"])
+@pytest.mark.parametrize("remote", [False, True], ids=["local", "object store"])
+@pytest.mark.parametrize("old", [None, "old"])
+def test_nothing_appears_if_writing_fails_in_the_middle(file_format, remote, old, tmp_path, monkeypatch):
+    shard(tmp_path, "part-a", *(row(number, "x" * 5000) for number in range(50)))
+    shard(tmp_path, "part-b", row(50))
+    location = Path(export_location(str(tmp_path), file_format))
+    if old:
+        location.write_text(old)
+    if remote:
+        store = fs.SubTreeFileSystem("/", fs.LocalFileSystem())  # not local, as far as raycap can see
+        monkeypatch.setattr(storage, "resolve", lambda location: (store, location.lstrip("/")))
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    read_table = exports.read_table
+
+    def failing(shard_location):
+        if "part-b" in shard_location:
+            raise OSError("the disk is gone")
+        return read_table(shard_location)
+
+    monkeypatch.setattr(exports, "read_table", failing)
+    with pytest.raises(OSError, match="the disk is gone"):
+        exported(tmp_path, file_format, [*range(51)])
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+    assert not old or location.read_text() == old
+    monkeypatch.undo()
+    assert len(exported(tmp_path, file_format, [*range(51)])) == 51
