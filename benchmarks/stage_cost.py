@@ -52,7 +52,7 @@ def kind_of(command: Sequence[str]) -> str:
     if not first.startswith("ray::"):
         return "Ray's own"
     name = first.removeprefix("ray::").split('"')[0].strip()
-    return re.sub(r"\)\)?\.\w+$", ")", name)[:60]  # an actor's method says nothing of its kind
+    return re.sub(r"\.\w+$", "", name)[:60]  # an actor's method says nothing of its kind
 
 
 def main(command: Sequence[str]) -> int:

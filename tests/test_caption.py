@@ -1,8 +1,16 @@
 """The caption stage on a real Ray: pixels to captions in one job."""
 
 import json
+import os
+import random
+import re
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
+import time
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -226,3 +234,60 @@ def test_encoder_that_moved(model: Path, encoder_file: Path, folder: Path, tmp_p
         caption(CaptionConfig(photos=(photo,), model=str(bundle)))
     config = CaptionConfig(photos=(photo,), model=str(bundle), encoder_file=str(encoder_file))
     assert caption(config).num_captions == 1
+
+
+def test_rays_metrics_have_the_counts(model: Path, folder: Path) -> None:
+    import ray
+
+    def counted() -> dict[str, float]:
+        port = ray.nodes()[0]["MetricsExportPort"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        found = re.findall(r'^ray_raycap_photos_total{.*?outcome="(\w+)".*?stage="caption".*?} ([\d.]+)', text, re.M)
+        return {outcome: float(value) for outcome, value in found}
+
+    before = counted()
+    caption(CaptionConfig(photos=(str(folder),), model=str(model), out=str(folder.parent / "out")))
+    deadline = time.monotonic() + 60
+    while {name: value - before.get(name, 0.0) for name, value in counted().items()} != {"done": 3.0, "failed": 1.0}:
+        assert time.monotonic() < deadline
+        time.sleep(1.0)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_every_photo_is_captioned_once(model: Path, photo_folder: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    originals = sorted(photo_folder.iterdir())
+    for number in range(2400):
+        os.link(originals[number % len(originals)], photos / f"{number}.png")
+    for number in range(10):
+        (photos / f"broken {number}.jpg").write_bytes(b"no photo")
+    options = f"--model {model} --shard-size 32 --formats jsonl --sidecars beside --beam-width 1 --out {tmp_path}/out"
+    command = [sys.executable, "-m", "raycap", "caption", str(photos), *options.split()]
+    rng = random.Random(0)
+    kills, done = 0, -1
+    while True:
+        process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+        try:
+            process.wait(timeout=14 + 10 * rng.random() if kills < 5 else 400)
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            finished = sum(pq.read_metadata(path).num_rows for path in (tmp_path / "out").glob("captions/*.parquet"))
+            assert finished >= done  # what was finished is never lost
+            done = finished
+    assert kills > 0
+    assert process.returncode == 3, process.stderr and process.stderr.read()
+    rows = pd.read_parquet(tmp_path / "out/captions")
+    assert sorted(rows.image_id) == sorted(f"{number}.png" for number in range(2400))
+    assert len(pd.read_parquet(tmp_path / "out/failures")) == 10
+    assert len((tmp_path / "out/captions.jsonl").read_text().splitlines()) == 2400
+    assert not list(tmp_path.rglob(".tmp-*"))
+    for row in rows.itertuples():
+        assert (photos / row.image_id).with_suffix(".txt").read_text() == row.caption + "\n"
+    alone = {Path(path).name: row for path, row in zip(rows.image_id, rows.caption, strict=True)}
+    for number in range(48, 2400):  # copies of a photo have its caption, whichever run captioned them
+        assert alone[f"{number}.png"] == alone[f"{number % 48}.png"]
