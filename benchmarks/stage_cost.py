@@ -2,8 +2,8 @@
 
     python benchmarks/stage_cost.py raycap extract --manifest ... --out ...
 
-Prints one table when the command ends. Memory is resident memory, sampled every 0.2 s, shared pages counted in each
-process; kinds are the names that Ray gives its workers.
+Prints one table when the command ends. Memory is resident memory, sampled every 0.2 s; what processes share, libraries
+and Ray's object store, is counted in each of them. Kinds are the names that Ray gives its workers.
 """
 
 import re

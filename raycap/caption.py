@@ -240,6 +240,7 @@ class _Job:
         return run_shards(
             self._shards(pending, placement),
             [*self._steps(placement), write],
+            photo_bytes=self._photo_bytes,
             label=STAGE,
             before=output.counts(self.photos),
             max_failure_rate=self.config.workers.max_failure_rate,
@@ -264,12 +265,16 @@ class _Job:
         connect()
         placement = place(self.config.workers)
         pending = self.photos.slice(0, self.config.limit)
-        for block in run_blocks(self._shards(pending, placement), self._steps(placement)):
+        shards = self._shards(pending, placement)
+        for block in run_blocks(shards, self._steps(placement), photo_bytes=self._photo_bytes):
             yield from block.to_pylist()
 
     def _shards(self, photos: pa.Table, placement: Placement) -> list[pa.Table]:
-        photo_bytes = self.card.encoder.height_px * self.card.encoder.width_px * 3
-        return plan_shards(photos, self.config.workers, placement, photo_bytes=photo_bytes)
+        return plan_shards(photos, self.config.workers, placement, photo_bytes=self._photo_bytes)
+
+    @property
+    def _photo_bytes(self) -> int:
+        return self.card.encoder.height_px * self.card.encoder.width_px * 3
 
     def _steps(self, placement: Placement) -> list[Step]:
         config, encoder = self.config, self.card.encoder

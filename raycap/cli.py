@@ -66,10 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except RaycapError as error:
             if "--debug" in given:
                 raise
-            say(f"raycap {words[0]}: {error}")
+            say(f"raycap {words[0]}: {error}", always=True)
             return _EXIT_INPUT if isinstance(error, InputError) else _EXIT_FAILED
         except KeyboardInterrupt:
-            say(f"raycap {words[0]}: interrupted; the same command goes on from here")
+            say(f"raycap {words[0]}: interrupted; the same command goes on from here", always=True)
             return _EXIT_INTERRUPTED
 
 
@@ -140,7 +140,7 @@ def _caption(config: Any) -> int:
     line = _say_caption(result, config)
     if config.out:
         _print_result(result, line)
-    elif not is_quiet():
+    else:
         say(line)  # standard output holds the captions
     return _EXIT_PHOTOS_FAILED if result.num_failures else _EXIT_DONE
 
@@ -154,7 +154,7 @@ def _show_caption(row: Mapping[str, Any]) -> None:
     elif row["error_type"] is None:
         print(f"{row['image_id']}\t{row['caption']}\t{row['log_prob']:.3f}", flush=True)
     else:
-        say(f"{row['image_id']}: {row['error_message']} ({row['error_type']})")
+        say(f"{row['image_id']}: {row['error_message']} ({row['error_type']})", always=True)
 
 
 def _say_prepare(result: "PrepareResult", config: Any) -> str:

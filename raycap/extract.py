@@ -115,9 +115,11 @@ def _run(
         ModelStep(operator=EncodePhotos, options=encode, placement=placement),
         WriteShards(output=output, columns=("image_id", "feature")),
     ]
+    photo_bytes = height_px * width_px * 3
     return run_shards(
-        plan_shards(pending, workers, placement, photo_bytes=height_px * width_px * 3),
+        plan_shards(pending, workers, placement, photo_bytes=photo_bytes),
         steps,
+        photo_bytes=photo_bytes,
         label="extract",
         before=output.counts(photos),
         max_failure_rate=workers.max_failure_rate,

@@ -49,6 +49,8 @@ def find_photos(locations: Sequence[str], config: PhotosConfig | None = None) ->
     Raises:
         InputError: if something is not there or cannot be used, or there is no photo at all.
     """
+    if not locations:
+        raise InputError("there is nothing to caption: give photos, folders, globs, lists, or - for standard input")
     config = config or PhotosConfig()
     found: dict[str, Found] = {}
     for location in locations:

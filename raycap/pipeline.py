@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask
+from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ExecutionResources, ReadTask
 from ray.data.block import BlockMetadata
 
 from raycap.cluster import Placement, StageMetrics, own_errors
@@ -20,6 +20,9 @@ from raycap.shards import ShardCounts, cut
 _LIGHT_CPUS = 0.25
 _WRITE_CPUS = 0.1
 _MIN_PHOTOS_TO_JUDGE = 100
+# Decoded photos that wait for a model: enough to keep it busy, and no more, or decoding would run ahead as far as Ray's
+# object store reaches.
+_BLOCKS_AHEAD, _BLOCKS_AHEAD_PER_WORKER = 16, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +76,15 @@ def plan_shards(photos: pa.Table, workers: WorkersConfig, placement: Placement, 
     return cut(photos, shard_size=min(workers.shard_size, fitting), num_workers=placement.num_workers)
 
 
-def run_blocks(shards: Sequence[pa.Table], steps: Sequence[Step]) -> Generator[pa.Table, None, None]:
+def run_blocks(
+    shards: Sequence[pa.Table], steps: Sequence[Step], *, photo_bytes: int | None = None
+) -> Generator[pa.Table, None, None]:
     """Run shards, a block each, through the steps and yield the blocks that come out, as they come.
+
+    Args:
+        shards: rows of what is pending.
+        steps: what is done to them.
+        photo_bytes: of a row at its largest; bounds what waits between the steps. None leaves that to Ray.
 
     Raises:
         RaycapError: one that an operator raised, as it was raised.
@@ -85,17 +95,35 @@ def run_blocks(shards: Sequence[pa.Table], steps: Sequence[Step]) -> Generator[p
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
     with own_errors():
-        yield from _build(shards, steps).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        dataset = _build(shards, steps)
+        if photo_bytes is not None:
+            _bound(dataset, shards, steps, photo_bytes)
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+def _bound(dataset: Dataset, shards: Sequence[pa.Table], steps: Sequence[Step], photo_bytes: int) -> None:
+    """Bound the object store that a job takes."""
+    num_workers = max((step.placement.num_workers for step in steps if isinstance(step, ModelStep)), default=1)
+    num_blocks = _BLOCKS_AHEAD + _BLOCKS_AHEAD_PER_WORKER * num_workers
+    limit = num_blocks * photo_bytes * max(len(shard) for shard in shards)
+    dataset.context.execution_options.resource_limits = ExecutionResources(object_store_memory=limit)
 
 
 def run_shards(
-    shards: Sequence[pa.Table], steps: Sequence[Step], *, label: str, before: ShardCounts, max_failure_rate: float
+    shards: Sequence[pa.Table],
+    steps: Sequence[Step],
+    *,
+    photo_bytes: int,
+    label: str,
+    before: ShardCounts,
+    max_failure_rate: float,
 ) -> ShardCounts:
     """Run shards through steps that end in `WriteShards`, showing progress.
 
     Args:
         shards: the pending photos.
         steps: what is done to them.
+        photo_bytes: of a decoded photo.
         label: for the progress bar.
         before: what earlier runs finished.
         max_failure_rate: share of this run's photos that may fail.
@@ -111,7 +139,7 @@ def run_shards(
     metrics = StageMetrics(label)
     pending = sum(len(shard) for shard in shards)
     # closed, not left to the garbage collector: an error's traceback would keep the job's actors, and their CPUs
-    blocks = closing(run_blocks(shards, steps))
+    blocks = closing(run_blocks(shards, steps, photo_bytes=photo_bytes))
     with Progress(label, before.total + pending, unit="photos", done=before.total) as progress, blocks as each:
         for block in each:
             new = ShardCounts(sum(block["done"].to_pylist()), sum(block["failed"].to_pylist()))

@@ -17,9 +17,15 @@ from rich.progress import Progress as Bar
 _LINE_EVERY_S = 10.0
 
 
-def say(message: str) -> None:
-    """Write a line for people, on standard error: standard output is for results."""
-    print(message, file=sys.stderr, flush=True)
+def say(message: str, *, always: bool = False) -> None:
+    """Write a line for people, on standard error: standard output is for results.
+
+    Args:
+        message: the line.
+        always: even with RAYCAP_QUIET, as errors are said.
+    """
+    if always or not is_quiet():
+        print(message, file=sys.stderr, flush=True)
 
 
 def is_quiet() -> bool:
@@ -46,8 +52,7 @@ class Progress:
         self._started = self._last_line = time.monotonic()
         console = Console(stderr=True)
         self._bar: Bar | None = None
-        self._quiet = is_quiet()
-        if console.is_terminal and not self._quiet:
+        if console.is_terminal and not is_quiet():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
             self._bar = Bar(*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console)
             self._task = self._bar.add_task(label, total=total, completed=done, rate="")
@@ -89,8 +94,6 @@ class Progress:
 
     def _line(self) -> None:
         self._last_line, self._said = time.monotonic(), self._done
-        if self._quiet:
-            return
         note = f", {self._note}" if self._note else ""
         left = ""
         if self.rate > 0 and self._done < self._total:

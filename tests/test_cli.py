@@ -1,6 +1,9 @@
 """The command line, as a person runs it."""
 
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +45,13 @@ def test_version_and_no_stage(capsys: pytest.CaptureFixture[str]) -> None:
         (["fly"], "choose one of prepare"),
         (["extract", "--manifest", "gone.parquet", "--out", "o"], "no manifest at"),
         (["caption", "gone.jpg", "--model", "gone"], "there is no model in"),
+        (["caption", "a.jpg", "--model", "m", "--formats", "csv"], "need --out"),
+        (["caption", "a.jpg", "--model", "m", "--num-captions", "4"], "a beam of 3 holds no 4 captions"),
+        (["caption", "a.jpg", "--model", "m", "--max-failure-rate", "2"], "--max-failure-rate is 2; give 0 to 1"),
+        (
+            ["evaluate", *["--model", "m", "--prepared", "p", "--features", "f", "--out", "o", "--temperature", "0"]],
+            "--temperature is 0",
+        ),
         (["prepare", "--captions", "gone.csv", "--photos", ".", "--out", "o"], "gone.csv"),
     ],
 )
@@ -94,6 +104,31 @@ def test_every_stage_through_the_command_line(
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 1
     assert printed[0].startswith("000 square.png\t")
+
+    # for scripts: JSON, exit codes, and nothing that was not asked for
+    folder = tmp_path / "two"
+    folder.mkdir()
+    shutil.copy(photo, folder)
+    (folder / "broken.jpg").write_text("no photo")
+    assert main([*["caption", "two", "--model", "work/model", "--json", "--quiet"]]) == 3
+    printed = capsys.readouterr()
+    rows = {row["image_id"]: row for row in map(json.loads, printed.out.splitlines())}
+    assert rows["broken.jpg"]["error_type"] == "ImageDecodeError"
+    assert rows["000 square.png"]["caption"]
+    assert printed.err == ""
+    command = ["caption", "two", "--model", "work/model", "--out", "work/captions"]
+    assert main([*command, "--dry-run"]) == 0
+    assert "2 would be captioned" in capsys.readouterr().out
+    assert not (tmp_path / "work/captions").exists()
+    assert main([*command, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_pending"] == 2
+    assert main(command) == 3
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[0] == "1 captions of 2 photos in work/captions (2 photos in this run)"
+    assert "1 photos failed: see work/captions/failures" in printed.out
+    assert main([*command, "--quiet"]) == 3  # nothing is left to do, and the failure is still there
+    assert capsys.readouterr() == ("", "")
+    assert "RAYCAP_QUIET" not in os.environ
 
 
 def test_people_and_programs_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
