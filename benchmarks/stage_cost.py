@@ -2,7 +2,7 @@
 
     python benchmarks/stage_cost.py raycap extract --manifest ... --out ...
 
-Prints one table when the command ends. Memory is resident memory, sampled every 0.2 s; what processes share, libraries
+Prints one table when the command ends. Memory is resident memory, sampled every second; what processes share, libraries
 and Ray's object store, is counted in each of them. Kinds are the names that Ray gives its workers.
 """
 
@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import psutil
+
+_EVERY_S = 1.0
 
 
 @dataclass
@@ -41,7 +43,9 @@ def measure(command: Sequence[str]) -> Cost:
         for kind, each_mib in sizes.items():
             cost.peak_mib[kind] = max(cost.peak_mib.get(kind, 0.0), *each_mib)
             cost.at_once[kind] = max(cost.at_once.get(kind, 0), len(each_mib))
-        time.sleep(0.2)
+        time.sleep(
+            _EVERY_S if time.monotonic() - started > _EVERY_S else 0.2
+        )  # a look costs some milliseconds of a core
     cost.wall_s, cost.exit_code = time.monotonic() - started, int(process.returncode)
     return cost
 

@@ -52,7 +52,8 @@ def store() -> Iterator[Environment]:
 
 
 def bucket() -> fs.FileSystem:
-    return fs.S3FileSystem(allow_bucket_creation=True, region="us-east-1")
+    endpoint = os.environ["AWS_ENDPOINT_URL"]  # which a URI takes from here by itself
+    return fs.S3FileSystem(allow_bucket_creation=True, region="us-east-1", endpoint_override=endpoint)
 
 
 def names(folder: str) -> list[str]:
