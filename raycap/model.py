@@ -20,10 +20,9 @@ from raycap.errors import FormatError
 from raycap.locations import join
 from raycap.model_card import CARD_FILE, ModelCard, find_bundle, read_card
 from raycap.storage import read_bytes, read_text, upload_folder, write_json
-from raycap.text import Tokenizer
+from raycap.text import TOKENIZER_FILE, Tokenizer
 
 MODEL_FILE = "model.keras"
-TOKENIZER_FILE = "tokenizer.json"
 
 Moments = tuple[NDArray[np.float32], NDArray[np.float32]]
 

@@ -12,11 +12,11 @@ from raycap.config import PrepareConfig
 from raycap.datasets import Dataset, Problem, assemble, read_captions
 from raycap.errors import DatasetError
 from raycap.locations import join, with_absolute
-from raycap.prepared import CAPTIONS_FILE, PHOTOS_FILE, TOKENIZER_FILE
+from raycap.prepared import CAPTIONS_FILE, PHOTOS_FILE
 from raycap.runs import Run
 from raycap.schema import CAPTIONS, SPLITS
 from raycap.storage import write_table, write_text
-from raycap.text import Tokenizer
+from raycap.text import TOKENIZER_FILE, Tokenizer
 
 DESCRIPTIONS_FILE = "descriptions.txt"
 PROBLEMS_FILE = "problems.jsonl"

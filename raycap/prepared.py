@@ -10,11 +10,10 @@ import pyarrow.compute as pc
 from raycap.errors import InputError
 from raycap.locations import join
 from raycap.storage import exists, read_table, read_text
-from raycap.text import Tokenizer
+from raycap.text import TOKENIZER_FILE, Tokenizer
 
 PHOTOS_FILE = "photos.parquet"
 CAPTIONS_FILE = "captions.parquet"
-TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True)

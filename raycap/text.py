@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Self
+from typing import Final, Self
 
 from raycap.errors import FormatError
 from raycap.schema import END_TOKEN, FORMAT_VERSION, PAD_ID, START_TOKEN
+
+TOKENIZER_FILE: Final = "tokenizer.json"
+"""What a saved tokenizer is called, in what prepare writes and in a bundle."""
 
 _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
