@@ -47,9 +47,8 @@ def test_hypotheses_are_the_models(result: EvaluateResult, model: Path, features
     captioner = Captioner.load(str(model))
     found = dict(zip(result.scores["rows"].image_id, result.scores["rows"].itertuples(), strict=True))
     for shard in FeatureSet.open(str(features)).iter_shards(wanted=found.keys()):
-        for image_id, best in zip(
-            shard.image_ids, captioner.caption_features(shard.features, DecodingConfig()), strict=True
-        ):
+        captions = captioner.caption_features(shard.features, DecodingConfig(), image_ids=shard.image_ids)
+        for image_id, [best] in zip(shard.image_ids, captions, strict=True):
             assert found[image_id].hypothesis == best.caption
             assert found[image_id].log_prob == pytest.approx(best.log_prob, abs=1e-4)
 

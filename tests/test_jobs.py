@@ -41,8 +41,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     environment |= {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_TMPDIR": "/tmp/raycap-jobs"}
     ray = str(Path(sys.executable).with_name("ray"))
     subprocess.run([ray, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
-    gcs, dashboard = free_port(), free_port()
+    gcs, dashboard, agent = free_port(), free_port(), free_port()
     options = f"--head --port={gcs} --dashboard-port={dashboard} --dashboard-host=127.0.0.1 --num-cpus=2 --block"
+    options += f" --dashboard-agent-listen-port={agent}"  # the usual one is taken by the cluster of the other tests
     # in a process group of its own: `ray stop` would stop every Ray on this machine
     node = subprocess.Popen(
         [ray, "start", *options.split(), "--temp-dir=/tmp/raycap-jobs"],
