@@ -18,7 +18,7 @@ from raycap.model_card import ModelCard, find_bundle, read_card
 from raycap.operators import CaptionFeatures, DecodePhotos, EncodePhotos, LoadEncoder, WriteShards, WriteSidecars
 from raycap.photo_sources import STANDARD_INPUT, find_photos
 from raycap.pipeline import ModelStep, Step, plan_shards, run_blocks, run_shards
-from raycap.runs import RUN_FILE, Run, read_run, short_hash
+from raycap.runs import RUN_FILE, Run, short_hash
 from raycap.schema import ALTERNATIVES, GENERATED
 from raycap.shards import ShardCounts, ShardedOutput
 from raycap.sidecars import BESIDE, SidecarCounts, Sidecars, delete_written_sidecars
@@ -178,15 +178,13 @@ class _Job:
         if policy == "fail" and is_folder(self.out) and next(walk_files(self.out), None) is not None:
             raise ConflictError(f"{self.out} is not empty, and --if-exists is fail; give another --out")
         inputs = {"model_hash": short_hash(asdict(self.card))}
-        if policy != "overwrite":
-            try:
-                return Run.open(self.out, STAGE, self.config, ignore=_NOT_IDENTITY, inputs=inputs)
-            except ConflictError as error:
-                raise ConflictError(f"{error}; or start over with --if-exists overwrite") from error
-        earlier = read_run(self.out)
-        if earlier is not None and earlier["stage"] != STAGE:
-            raise ConflictError(f"{self.out} holds the output of {earlier['stage']}; give {STAGE} another --out")
-        return Run.new(self.out, STAGE, self.config, ignore=_NOT_IDENTITY, inputs=inputs)
+        over = policy == "overwrite"
+        try:
+            return Run.open(self.out, STAGE, self.config, ignore=_NOT_IDENTITY, inputs=inputs, start_over=over)
+        except ConflictError as error:
+            if over:
+                raise
+            raise ConflictError(f"{error}; or start over with --if-exists overwrite") from error
 
     def write(self) -> CaptionResult:
         """Caption what is pending, and write it."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycap.locations import join
-from raycap.storage import atomic_output, list_files, open_input, read_table
+from raycap.storage import atomic_output, list_tables, open_input, read_table
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -38,7 +38,7 @@ def export(captions: str, out: str, file_format: str, photos: pa.Table) -> None:
 
 def _rows(captions: str, photos: pa.Table) -> Iterator[dict[str, Any]]:
     place = {uri: number for number, uri in enumerate(photos["uri"].to_pylist())}
-    names = [name for name in list_files(captions) if name.endswith(".parquet")]
+    names = list_tables(captions)
     firsts = {name: place.get(_first_uri(join(captions, name)), len(place)) for name in names}
     for name in sorted(names, key=lambda name: (firsts[name], name)):
         yield from read_table(join(captions, name)).to_pylist()

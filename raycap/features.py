@@ -16,7 +16,7 @@ from raycap.encoder_card import EncoderCard
 from raycap.errors import FormatError, InputError
 from raycap.locations import join
 from raycap.schema import CARD_KEY
-from raycap.storage import exists, list_files, read_table, resolve
+from raycap.storage import exists, list_tables, read_table, resolve
 
 FOLDER = "features"
 
@@ -68,7 +68,7 @@ class FeatureSet:
         """
         inner = join(location, FOLDER)
         folder = inner if exists(inner) else location
-        shards = tuple(name for name in list_files(folder) if name.endswith(".parquet"))
+        shards = tuple(list_tables(folder))
         if not shards:
             raise InputError(f"there are no features in {location}; run raycap extract first")
         cards = [_read_card(join(folder, name)) for name in shards]

@@ -67,17 +67,15 @@ class Run:
     result: Mapping[str, Any] | None = None
 
     @classmethod
-    def new(
-        cls, out: str, stage: str, config: Any, *, ignore: Iterable[str] = (), inputs: Mapping[str, Any] | None = None
-    ) -> "Run":
-        """Return a run that regards nothing that is in `out`; arguments are those of `open`."""
-        values = json.loads(json.dumps(dataclasses.asdict(config)))
-        identity = {name: value for name, value in values.items() if name not in {"out", *ignore}}
-        return cls(out=out, stage=stage, config=values, identity={**identity, **(inputs or {})})
-
-    @classmethod
     def open(
-        cls, out: str, stage: str, config: Any, *, ignore: Iterable[str] = (), inputs: Mapping[str, Any] | None = None
+        cls,
+        out: str,
+        stage: str,
+        config: Any,
+        *,
+        ignore: Iterable[str] = (),
+        inputs: Mapping[str, Any] | None = None,
+        start_over: bool = False,
     ) -> "Run":
         """Start or resume the run whose output is `out`.
 
@@ -88,12 +86,16 @@ class Run:
             ignore: names of options that do not change what the output holds.
             inputs: what else decides what the output holds, such as hashes of the inputs.
 
+            start_over: what this stage made under other options is no conflict, and its result is not taken over.
+
         Raises:
             ConflictError: if `out` was made by another stage or with other options; the message names them.
             FormatError: if its record is damaged or newer than this raycap.
         """
-        run = cls.new(out, stage, config, ignore=ignore, inputs=inputs)
-        identity = run.identity
+        values = json.loads(json.dumps(dataclasses.asdict(config)))
+        identity = {name: value for name, value in values.items() if name not in {"out", *ignore}}
+        identity |= inputs or {}
+        run = cls(out=out, stage=stage, config=values, identity=identity)
         earlier = read_run(out)
         if earlier is None:
             if exists(out) and not is_folder(out):
@@ -101,6 +103,8 @@ class Run:
             return run
         if earlier["stage"] != stage:
             raise ConflictError(f"{out} holds the output of {earlier['stage']}; give {stage} another --out")
+        if start_over:
+            return run
         was = earlier["identity"]
         changed = [name for name in sorted({*was, *identity}) if was.get(name) != identity.get(name)]
         if changed:

@@ -16,7 +16,15 @@ import pyarrow.compute as pc
 from raycap.errors import ConflictError
 from raycap.locations import join
 from raycap.schema import FAILURES
-from raycap.storage import delete_file, delete_folder, delete_temporary_files, list_files, read_table, write_table
+from raycap.storage import (
+    delete_file,
+    delete_folder,
+    delete_temporary_files,
+    list_files,
+    list_tables,
+    read_table,
+    write_table,
+)
 
 FAILURES_FOLDER = "failures"
 ERROR_COLUMNS = ("error_type", "error_message")
@@ -140,9 +148,8 @@ class ShardedOutput:
                 delete_file(join(self.failures, name))
 
     def _keys(self, folder: str, column: str) -> Iterable[str]:
-        for name in list_files(folder):
-            if name.endswith(".parquet"):
-                yield from read_table(join(folder, name), columns=[column])[column].to_pylist()
+        for name in list_tables(folder):
+            yield from read_table(join(folder, name), columns=[column])[column].to_pylist()
 
 
 def shard_name(image_ids: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from raycap.storage import (
     exists,
     is_folder,
     list_files,
+    list_tables,
     read_table,
     read_text,
     write_small_text,
@@ -133,7 +134,7 @@ class Sidecars:
             photos: the listing; captions of photos that are not in it are left alone.
             places: of its sidecars.
         """
-        missing = [name for name in list_files(captions) if name.endswith(".parquet") and not self._has_all(name)]
+        missing = [name for name in list_tables(captions) if not self._has_all(name)]
         if not missing:
             return
         place_of = dict(zip(photos["uri"].to_pylist(), places, strict=True))

@@ -167,6 +167,11 @@ def list_files(folder: str, *, recursive: bool = False) -> list[str]:
     return sorted(names)
 
 
+def list_tables(folder: str) -> list[str]:
+    """Return the names, sorted, of the Parquet files in `folder`; for errors see `list_files`."""
+    return [name for name in list_files(folder) if name.endswith(".parquet")]
+
+
 def open_input(location: str) -> IO[bytes]:
     """Open the file at `location` to be read at any position; close it after use.
 
