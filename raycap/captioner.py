@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from raycap.config import DecodingConfig
 from raycap.decoding import sample, search
-from raycap.model import Bundle, NextWord
+from raycap.model import Bundle
+from raycap.next_word import NextWord
 from raycap.schema import PAD_ID
 
 
@@ -30,15 +31,20 @@ class GeneratedCaption(NamedTuple):
 class Captioner:
     """Captions photos by their features."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        """Take a bundle that is in memory."""
+    def __init__(self, bundle: Bundle, *, num_threads: int | None = None) -> None:
+        """Take a bundle that is in memory.
+
+        Args:
+            bundle: the model.
+            num_threads: that captioning may take; None for one a core.
+        """
         self.bundle = bundle
-        self._next_word = NextWord(bundle.model)
+        self._next_word = NextWord(bundle.model, num_threads=num_threads)
 
     @classmethod
-    def load(cls, location: str) -> Self:
+    def load(cls, location: str, *, num_threads: int | None = None) -> Self:
         """Load the bundle at `location`; for errors see `Bundle.load`."""
-        return cls(Bundle.load(location))
+        return cls(Bundle.load(location), num_threads=num_threads)
 
     def caption_features(
         self, features: NDArray[np.float32], decoding: DecodingConfig, *, image_ids: Sequence[str]
@@ -62,10 +68,10 @@ class Captioner:
             "no_repeat_ngram": decoding.no_repeat_ngram,
             "forbidden": (PAD_ID,),
         }
-        state = self._next_word.start(features)
+        step, state = self._next_word.start(features)
         if decoding.sample:
             found = sample(
-                self._next_word,
+                step,
                 state,
                 uniforms=_uniforms(image_ids, decoding.sample_seed, (decoding.num_captions, max_length)),
                 temperature=decoding.temperature,
@@ -75,7 +81,7 @@ class Captioner:
             )
         else:
             beam_width, penalty = decoding.beam_width, decoding.length_penalty
-            found = search(self._next_word, state, beam_width=beam_width, length_penalty=penalty, **options)
+            found = search(step, state, beam_width=beam_width, length_penalty=penalty, **options)
         return [
             [
                 GeneratedCaption(tokenizer.decode(each.tokens), each.log_prob, len(each.tokens))

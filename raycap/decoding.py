@@ -1,5 +1,6 @@
 """Greedy search, beam search and sampling over a step function; knows no framework and no model."""
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, Self
@@ -11,15 +12,43 @@ State = tuple[NDArray[Any], ...]
 """What a step function remembers: arrays with a row for each hypothesis."""
 
 
+class Wanted(NamedTuple):
+    """Which continuations of each hypothesis a search asks for.
+
+    Attributes:
+        limit: the most probable ones, this many; None for the whole vocabulary.
+        never: tokens that may not come, whatever the hypothesis.
+        banned: `(pairs,)` rows and `(pairs,)` tokens that may not come next in that row.
+    """
+
+    limit: int | None
+    never: tuple[int, ...]
+    banned: tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+class Continuations(NamedTuple):
+    """The most probable next tokens of each hypothesis, best first, ties by token.
+
+    Attributes:
+        tokens: `(rows, count)` int32.
+        log_probs: `(rows, count)` float32, natural, of the model's whole distribution; minus infinity for a token that
+            may not come.
+    """
+
+    tokens: NDArray[np.int32]
+    log_probs: NDArray[np.float32]
+
+
 class StepFunction(Protocol):
     """A language model a token at a time."""
 
-    def __call__(self, tokens: NDArray[np.int32], state: State) -> tuple[NDArray[np.float32], State]:
-        """Return the natural log-probabilities of the next token, `(rows, vocab_size)`, and the new state.
+    def __call__(self, tokens: NDArray[np.int32], state: State, wanted: Wanted) -> tuple[Continuations, State]:
+        """Return the continuations wanted of each hypothesis, and the new state.
 
         Args:
             tokens: `(rows,)`, the newest token of each hypothesis.
             state: after the tokens before it.
+            wanted: how many, and which not.
         """
 
 
@@ -101,10 +130,11 @@ def search(
     """
     rules = _Rules(end_id, (start_id, *forbidden), min_words, no_repeat_ngram)
 
-    def advance(beam: _Beam, log_probs: NDArray[np.float64]) -> _Beam:
-        return _advance(beam, log_probs, end_id, beam_width, length_penalty)
+    def advance(beam: _Beam, found: Continuations) -> _Beam:
+        return _advance(beam, found, end_id, beam_width, length_penalty)
 
-    return _run(step, _Beam.start(state, 1, start_id), rules, max_length, advance)
+    # no hypothesis can place more than `beam_width` among the best
+    return _run(step, _Beam.start(state, 1, start_id), rules, max_length, beam_width, advance)
 
 
 def sample(
@@ -147,14 +177,11 @@ def sample(
     rules = _Rules(end_id, (start_id, *forbidden), min_words, no_repeat_ngram)
     num_samples = uniforms.shape[1]
 
-    def advance(beam: _Beam, log_probs: NDArray[np.float64]) -> _Beam:
+    def advance(beam: _Beam, found: Continuations) -> _Beam:
         chances = uniforms[beam.photos, :, beam.tokens.shape[2] - 1].reshape(-1)
-        finished = beam.finished.reshape(-1)
-        log_probs[finished] = 0.0  # whatever is drawn for them
-        drawn = _draw(log_probs, chances, temperature, top_k, top_p)
-        drawn[finished] = end_id
-        gains = np.where(finished, 0.0, log_probs[np.arange(len(drawn)), drawn]).reshape(beam.log_probs.shape)
-        tokens = drawn.reshape(*beam.finished.shape, 1).astype(np.int32)
+        drawn = _draw(found.log_probs.astype(np.float64), chances, temperature, top_p)[:, np.newaxis]
+        tokens = np.take_along_axis(found.tokens, drawn, axis=1).reshape(*beam.finished.shape, 1)
+        gains = np.take_along_axis(found.log_probs, drawn, axis=1).reshape(beam.log_probs.shape)
         return replace(
             beam,
             tokens=np.concatenate([beam.tokens, tokens], axis=2),
@@ -163,24 +190,23 @@ def sample(
         )
 
     repeated = tuple(np.repeat(array, num_samples, axis=0) for array in state)
-    found = _run(step, _Beam.start(repeated, num_samples, start_id), rules, max_length, advance)
+    found = _run(step, _Beam.start(repeated, num_samples, start_id), rules, max_length, top_k or None, advance)
     return [sorted(each, key=lambda hypothesis: -hypothesis.log_prob) for each in found]
 
 
 def _draw(
-    log_probs: NDArray[np.float64], chances: NDArray[np.float64], temperature: float, top_k: int, top_p: float
+    log_probs: NDArray[np.float64], chances: NDArray[np.float64], temperature: float, top_p: float
 ) -> NDArray[np.int64]:
-    """Return a token for each row of `log_probs`, by inverting its distribution at `chances`."""
-    order = np.argsort(-log_probs, axis=1, kind="stable")[:, : top_k or None]
-    taken = np.take_along_axis(log_probs, order, axis=1)
-    weights = np.exp((taken - taken[:, :1]) / temperature)
+    """Return a column for each row of `log_probs`, largest first, by inverting its distribution at `chances`."""
+    weights = np.exp((log_probs - log_probs[:, :1]) / temperature)
     weights /= weights.sum(axis=1, keepdims=True)
     before = np.cumsum(weights, axis=1) - weights
     weights[before >= top_p] = 0.0
     cumulative = np.cumsum(weights, axis=1)
     places = np.sum(cumulative <= chances[:, np.newaxis] * cumulative[:, -1:], axis=1)
-    places = np.minimum(places, np.sum(weights > 0, axis=1) - 1)  # a chance that rounding put beyond the last
-    drawn: NDArray[np.int64] = order[np.arange(len(order)), places]
+    drawn: NDArray[np.int64] = np.minimum(
+        places, np.sum(weights > 0, axis=1) - 1
+    )  # where rounding went beyond the last
     return drawn
 
 
@@ -193,21 +219,35 @@ class _Rules:
     min_words: int
     no_repeat_ngram: int
 
-    def apply(self, log_probs: NDArray[np.float64], tokens: NDArray[np.int32]) -> None:
-        """Set what may not follow `tokens`, `(rows, length)`, to minus infinity, in place."""
-        log_probs[:, list(self.never)] = -np.inf
-        num_words = tokens.shape[1] - 1
+    def wanted(self, tokens: NDArray[np.int32], count: int | None) -> Wanted:
+        """Return what to ask for after `tokens`, `(rows, length)`, to have `count` continuations."""
+        if count is not None and self._is_too_short(tokens):
+            count += 1
+        return Wanted(count, self.never, self._repeats(tokens))
+
+    def apply(self, found: Continuations, tokens: NDArray[np.int32], count: int | None) -> Continuations:
+        """Return the `count` continuations after `tokens`, the end token not among them if it comes too early."""
+        if not self._is_too_short(tokens):
+            return found
+        ends = found.tokens == self.end_id
+        log_probs = np.where(ends, -np.inf, found.log_probs)
+        stuck = np.all(np.isneginf(log_probs), axis=1)  # nothing else may come, so the end must
+        log_probs[stuck] = found.log_probs[stuck]
+        order = np.argsort(-log_probs, axis=1, kind="stable")[:, :count]
+        return Continuations(np.take_along_axis(found.tokens, order, 1), np.take_along_axis(log_probs, order, 1))
+
+    def _is_too_short(self, tokens: NDArray[np.int32]) -> bool:
+        return len(tokens[0]) - 1 < self.min_words
+
+    def _repeats(self, tokens: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return rows and tokens that would repeat an n-gram of their row."""
         size = self.no_repeat_ngram
-        if 0 < size <= num_words:
-            windows = np.lib.stride_tricks.sliding_window_view(tokens[:, 1:], size, axis=1)
-            tail = tokens[:, tokens.shape[1] - size + 1 :]
-            rows, places = np.nonzero(np.all(windows[:, :, :-1] == tail[:, np.newaxis], axis=2))
-            log_probs[rows, windows[rows, places, -1]] = -np.inf
-        if num_words < self.min_words:
-            ends = log_probs[:, self.end_id].copy()
-            log_probs[:, self.end_id] = -np.inf
-            stuck = np.all(np.isneginf(log_probs), axis=1)  # nothing else may come, so the end must
-            log_probs[stuck, self.end_id] = ends[stuck]
+        if not 0 < size <= tokens.shape[1] - 1:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        windows = np.lib.stride_tricks.sliding_window_view(tokens[:, 1:], size, axis=1)
+        tail = tokens[:, tokens.shape[1] - size + 1 :]
+        rows, places = np.nonzero(np.all(windows[:, :, :-1] == tail[:, np.newaxis], axis=2))
+        return rows, windows[rows, places, -1].astype(np.int64)
 
 
 def _run(
@@ -215,47 +255,56 @@ def _run(
     beam: _Beam,
     rules: _Rules,
     max_length: int,
-    advance: Callable[[_Beam, NDArray[np.float64]], _Beam],
+    count: int | None,
+    advance: Callable[[_Beam, Continuations], _Beam],
 ) -> list[list[Hypothesis]]:
     """Advance a beam a token at a time until every hypothesis has ended, and return them."""
     results: list[list[Hypothesis]] = [[] for _ in range(len(beam.photos))]
     for _ in range(max_length - 1):
         if not len(beam.photos):
             break
-        predicted, beam.state = step(beam.tokens[:, :, -1].reshape(-1), beam.state)
-        log_probs = predicted.astype(np.float64)
-        rules.apply(log_probs, beam.tokens.reshape(len(log_probs), -1))
-        beam = advance(beam, log_probs)
+        finished = beam.finished.reshape(-1)
+        active = np.flatnonzero(~finished)
+        tokens = beam.tokens.reshape(len(finished), -1)[active]
+        state = tuple(array[active] for array in beam.state)
+        found, state = step(tokens[:, -1], state, rules.wanted(tokens, count))
+        found = rules.apply(found, tokens, count)
+        # a row for every hypothesis again; one that has ended has no state, and any will do
+        rows = np.maximum(np.cumsum(~finished) - 1, 0)
+        beam.state = tuple(array[rows] for array in state)
+        beam = advance(beam, _with_finished(found, active, len(finished), rules.end_id))
         beam = _release(beam, np.all(beam.finished, axis=1), results, rules.end_id)
     _release(beam, np.ones(len(beam.photos), bool), results, rules.end_id)
     return results
 
 
-def _advance(beam: _Beam, log_probs: NDArray[np.float64], end_id: int, beam_width: int, length_penalty: float) -> _Beam:
+def _with_finished(found: Continuations, active: NDArray[np.int64], num_rows: int, end_id: int) -> Continuations:
+    """Return continuations of all rows: one that has ended goes on as itself, once, and nothing else."""
+    tokens = np.full((num_rows, found.tokens.shape[1]), end_id, np.int32)
+    log_probs = np.full(tokens.shape, -np.inf, np.float32)
+    log_probs[:, 0] = 0.0
+    tokens[active], log_probs[active] = found
+    return Continuations(tokens, log_probs)
+
+
+def _advance(beam: _Beam, found: Continuations, end_id: int, beam_width: int, length_penalty: float) -> _Beam:
     """Return the beam a token later, of `beam_width` hypotheses a photo."""
     num_photos, width = beam.log_probs.shape
-    reach = min(beam_width, log_probs.shape[1])  # no hypothesis can place more than this among the best
-    choices = _largest(log_probs, reach)
-    gains = np.take_along_axis(log_probs, choices, axis=1).reshape(num_photos, width, reach)
-    choices = choices.reshape(num_photos, width, reach)
-    # a hypothesis that has ended goes on as itself, once, and nothing else
-    gains[beam.finished] = -np.inf
-    gains[beam.finished, 0] = 0.0
-    choices[beam.finished] = end_id
-
+    reach = found.tokens.shape[1]
+    gains = found.log_probs.reshape(num_photos, width, reach)
     totals = (beam.log_probs[:, :, np.newaxis] + gains).reshape(num_photos, -1)
     lengths = np.repeat(beam.lengths + ~beam.finished, reach, axis=1)
     scores = totals / np.maximum(lengths, 1) ** length_penalty
     best = np.argsort(-scores, axis=1, kind="stable")[:, :beam_width]
 
     parents = best // reach
-    tokens = np.take_along_axis(choices.reshape(num_photos, -1), best, axis=1)
+    tokens = np.take_along_axis(found.tokens.reshape(num_photos, -1), best, axis=1)
     finished = np.take_along_axis(beam.finished, parents, axis=1) | (tokens == end_id)
     rows = (np.arange(num_photos)[:, np.newaxis] * width + parents).reshape(-1)
     history = np.take_along_axis(beam.tokens, parents[:, :, np.newaxis], axis=1)
     return _Beam(
         photos=beam.photos,
-        tokens=np.concatenate([history, tokens[:, :, np.newaxis].astype(np.int32)], axis=2),
+        tokens=np.concatenate([history, tokens[:, :, np.newaxis]], axis=2),
         log_probs=np.take_along_axis(totals, best, axis=1),
         lengths=np.take_along_axis(lengths, best, axis=1),
         finished=finished,
@@ -263,29 +312,15 @@ def _advance(beam: _Beam, log_probs: NDArray[np.float64], end_id: int, beam_widt
     )
 
 
-def _largest(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Return the columns of the `count` largest values of each row, largest first, ties by column."""
-    if count == 1:
-        first: NDArray[np.int64] = np.argmax(values, axis=1, keepdims=True)
-        return first
-    # argpartition would choose among ties at the edge as it likes, and otherwise on another machine
-    edge = np.partition(values, -count, axis=1)[:, -count, np.newaxis]
-    rows, columns = np.nonzero(values >= edge)
-    columns = columns[np.lexsort((columns, -values[rows, columns], rows))]
-    starts = np.searchsorted(rows, np.arange(len(values)))
-    largest: NDArray[np.int64] = columns[starts[:, np.newaxis] + np.arange(count)]
-    return largest
-
-
 def _release(beam: _Beam, done: NDArray[np.bool_], results: list[list[Hypothesis]], end_id: int) -> _Beam:
     """Write the hypotheses of the photos that are `done` into `results`; return the beam of the others."""
-    for row in np.flatnonzero(done):
-        for rank in range(beam.tokens.shape[1]):
-            tokens = tuple(int(token) for token in beam.tokens[row, rank, 1:])
-            words = tokens[: tokens.index(end_id)] if end_id in tokens else tokens
-            hypothesis = Hypothesis(words, float(beam.log_probs[row, rank]), bool(beam.finished[row, rank]))
-            if np.isfinite(hypothesis.log_prob):
-                results[beam.photos[row]].append(hypothesis)
+    ended = zip(beam.photos[done], beam.tokens[done, :, 1:].tolist(), beam.log_probs[done].tolist(), strict=True)
+    for photo, sequences, log_probs in ended:
+        for tokens, log_prob in zip(sequences, log_probs, strict=True):
+            finished = end_id in tokens
+            words = tokens[: tokens.index(end_id)] if finished else tokens
+            if math.isfinite(log_prob):
+                results[photo].append(Hypothesis(tuple(words), log_prob, finished))
     if not done.any():
         return beam
     keep = ~done

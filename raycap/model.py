@@ -12,7 +12,6 @@ from typing import Any, Self
 
 import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from raycap.config import ModelConfig
@@ -79,63 +78,6 @@ def _normalize(feature: Any, config: ModelConfig, moments: Moments | None) -> An
             layer.finalize_state()
         return layer(feature)
     return feature
-
-
-class NextWord:
-    """The merge model a word at a time, with the LSTM's state kept: the step function that decoding searches with."""
-
-    def __init__(self, model: Any, *, batch_size: int = 256) -> None:
-        """Take the layers of a merge model.
-
-        Args:
-            model: what `build_model` returned, or a bundle held.
-            batch_size: photos a call of `start`.
-        """
-        layer = model.get_layer
-        self._batch_size = batch_size
-        self._units = layer("lstm").units
-        before = [layer("normalization")] if any(each.name == "normalization" for each in model.layers) else []
-        dense, embedding, cell = layer("photo_dense"), layer("embedding"), layer("lstm").cell
-        merge, merged_dense, next_word = layer("merge"), layer("merged_dense"), layer("next_word")
-
-        def photo_state(features: Any) -> Any:
-            for each in before:
-                features = each(features)
-            return dense(features)
-
-        def step(tokens: Any, photo: Any, hidden: Any, carry: Any) -> Any:
-            hidden, (hidden, carry) = cell(tf.gather(embedding.embeddings, tokens), [hidden, carry], training=False)
-            logits = next_word(merged_dense(merge([photo, hidden])))
-            return tf.nn.log_softmax(logits), hidden, carry
-
-        row = tf.TensorSpec([None, self._units], tf.float32)
-        features_row = tf.TensorSpec([None, model.inputs[0].shape[1]], tf.float32)
-        self._photo_state = tf.function(photo_state, input_signature=[features_row])
-        self._step = tf.function(step, input_signature=[tf.TensorSpec([None], tf.int32), row, row, row])
-
-    def start(self, features: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
-        """Return the state before the first word: `(photos, units)` float32 of photo, hidden and carry.
-
-        Args:
-            features: `(photos, dim)` float32.
-        """
-        starts = range(0, len(features), self._batch_size)
-        photo = np.concatenate([self._photo_state(features[i : i + self._batch_size]).numpy() for i in starts])
-        zeros = np.zeros((len(features), self._units), np.float32)
-        return photo, zeros, zeros
-
-    def __call__(
-        self, tokens: NDArray[np.int32], state: tuple[NDArray[Any], ...]
-    ) -> tuple[NDArray[np.float32], tuple[NDArray[Any], ...]]:
-        """Return the log-probabilities of the next word, `(rows, vocab_size)`, and the state after `tokens`.
-
-        Args:
-            tokens: `(rows,)` int32.
-            state: before them, `(rows, units)` each.
-        """
-        photo, hidden, carry = state
-        log_probs, hidden, carry = self._step(tokens, photo, hidden, carry)
-        return log_probs.numpy(), (photo, hidden.numpy(), carry.numpy())
 
 
 @dataclass(frozen=True)

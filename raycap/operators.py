@@ -203,7 +203,7 @@ class CaptionFeatures(_ModelHolder):
             bundle: its location.
             decoding: how a caption is found.
             batch_size: photos searched together; None finds it.
-            num_threads: of TensorFlow; None leaves its choice.
+            num_threads: that it may take; None for one a core.
         """
         self._decoding = decoding
         self._batches = BatchSizer(batch_size)
@@ -211,7 +211,7 @@ class CaptionFeatures(_ModelHolder):
         def load() -> Any:
             from raycap.captioner import Captioner
 
-            return Captioner.load(bundle)
+            return Captioner.load(bundle, num_threads=num_threads)
 
         super().__init__(load, num_threads)
 

@@ -5,10 +5,19 @@ from functools import cache
 import numpy as np
 import pytest
 
-from raycap.decoding import Hypothesis, sample, search
+from raycap.decoding import Continuations, Hypothesis, sample, search
 
 PAD, START, END, A, B, C = range(6)
 VOCAB_SIZE = 6
+
+
+def listed(log_probs, wanted):
+    """The continuations that a search wants, out of the log-probabilities of the whole vocabulary."""
+    log_probs = log_probs.copy()
+    log_probs[:, list(wanted.never)] = -np.inf
+    log_probs[wanted.banned] = -np.inf
+    order = np.argsort(-log_probs, axis=1, kind="stable")[:, : wanted.limit]
+    return Continuations(order.astype(np.int32), np.take_along_axis(log_probs, order, axis=1))
 
 
 class Scripted:
@@ -23,7 +32,7 @@ class Scripted:
         self.rows = []
         self.newest = []
 
-    def __call__(self, tokens, state):
+    def __call__(self, tokens, state, wanted):
         photos, prefixes = state
         assert tokens.shape == (len(photos),) == (len(prefixes),)
         assert tokens.dtype == np.int32
@@ -35,7 +44,7 @@ class Scripted:
         log_probs = np.stack(
             [self.log_probs(int(p), tuple(map(int, row))) for p, row in zip(photos, prefixes, strict=True)]
         )
-        return log_probs, (photos, prefixes)
+        return listed(log_probs, wanted), (photos, prefixes)
 
     def log_probs(self, photo, prefix):
         row = np.full(self.vocab_size, -np.inf, np.float32)
@@ -322,18 +331,18 @@ def test_the_step_function_may_keep_and_reuse_its_arrays():
     log_probs = np.log(np.array([[0.1, 0.1, 0.2, 0.3, 0.2, 0.1]], np.float32))
     before = log_probs.copy()
 
-    def step(tokens, state):
-        return log_probs, state
+    def step(tokens, state, wanted):
+        return listed(log_probs, wanted), state
 
     search(step, (np.zeros((1, 2)),), start_id=START, end_id=END, max_length=4, forbidden=(PAD,))
     np.testing.assert_array_equal(log_probs, before)
 
 
 def test_a_search_adds_up_in_double_precision():
-    def step(tokens, state):
+    def step(tokens, state, wanted):
         row = np.full((len(tokens), 4), -np.inf, np.float32)
         row[:, 3] = -0.1
-        return row, state
+        return listed(row, wanted), state
 
     found = search(step, (np.zeros((1, 1)),), start_id=START, end_id=END, max_length=1001, forbidden=(PAD,))[0][0]
     assert len(found.tokens) == 1000
@@ -597,8 +606,8 @@ def test_no_chance_draws_an_impossible_token(chance, options):
     impossible[:, A] = False
     log_probs = np.where(impossible, -np.inf, logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
 
-    def step(tokens, state):
-        return log_probs.astype(np.float32), state
+    def step(tokens, state, wanted):
+        return listed(log_probs.astype(np.float32), wanted), state
 
     found = draw(step, np.full((300, 1, 2), chance), **options)
     drawn = [hypotheses[0].tokens[0] for hypotheses in found]  # what is impossible would not be handed back
@@ -621,8 +630,8 @@ def test_a_share_holds_its_lower_edge_and_not_its_upper(chance, word):
 def test_what_the_model_says_after_the_end_is_not_heard(no_repeat_ngram):
     log_probs = np.log(np.array([0.1, 0.1, 0.2, 0.3, 0.2, 0.1], np.float32))
 
-    def step(tokens, state):
-        return np.tile(log_probs, (len(tokens), 1)), state
+    def step(tokens, state, wanted):
+        return listed(np.tile(log_probs, (len(tokens), 1)), wanted), state
 
     for hypotheses in draw(step, uniforms(4, 6, 12), no_repeat_ngram=no_repeat_ngram):
         for each in hypotheses:

@@ -11,7 +11,7 @@ from builders import CARD
 from raycap.captioner import Captioner
 from raycap.config import DecodingConfig, ModelConfig
 from raycap.errors import FormatError, InputError
-from raycap.model import Bundle, NextWord, build_model
+from raycap.model import Bundle, build_model
 from raycap.model_card import ModelCard
 from raycap.schema import PAD_ID
 from raycap.text import Tokenizer
@@ -65,21 +65,6 @@ def test_padding_on_the_right_changes_nothing(config: ModelConfig) -> None:
     np.testing.assert_allclose(short, long[:, :4], rtol=1e-5, atol=1e-6)
     # with the padding masked, the last place answers for the whole prefix
     np.testing.assert_allclose(short[:, -1], long[:, -1], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("config", OPTIONS)
-def test_step_function_equals_running_the_whole_prefix(config: ModelConfig) -> None:
-    model = small_model(config)
-    rng = np.random.default_rng(1)
-    features = rng.normal(size=(3, 12)).astype(np.float32)
-    tokens = rng.integers(1, TOKENIZER.vocab_size, (3, 6)).astype(np.int32)
-    logits = model([features, tokens]).numpy()
-    expected = logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))
-    step = NextWord(model, batch_size=2)
-    state = step.start(features)
-    for place in range(tokens.shape[1]):
-        log_probs, state = step(tokens[:, place], state)
-        np.testing.assert_allclose(log_probs, expected[:, place], rtol=1e-4, atol=1e-5)
 
 
 def test_normalization_is_in_the_model() -> None:

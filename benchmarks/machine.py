@@ -1,0 +1,64 @@
+"""What the machine allows: the limit that a benchmark's figures stand beside, measured in the same run."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+_SIDE = 2048
+
+
+def median_s(work: Callable[[], Any], repetitions: int = 5) -> float:
+    """Return the median time of a call, the first left out."""
+    work()
+    times = []
+    for _ in range(repetitions):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def peak_gflops(num_threads: int | None = None) -> float:
+    """Return the GFLOP/s of a large float32 matrix product, the better of numpy's and TensorFlow's.
+
+    TensorFlow's threads must be set before, as for what is measured beside.
+    """
+    import numpy as np
+    import tensorflow as tf
+    from threadpoolctl import threadpool_limits
+
+    num_threads = num_threads or os.cpu_count() or 1
+    matrix = np.random.default_rng(0).normal(size=(_SIDE, _SIDE)).astype(np.float32)
+    out = np.empty_like(matrix)
+    rows = np.array_split(np.arange(_SIDE), num_threads)
+    on_device = tf.constant(matrix)
+    product = tf.function(tf.matmul)
+    with ThreadPoolExecutor(num_threads) as threads, threadpool_limits(1, "blas"):
+
+        def with_numpy() -> None:
+            list(threads.map(lambda part: np.matmul(matrix[part], matrix, out=out[part[0] : part[-1] + 1]), rows))
+
+        fastest = min(median_s(with_numpy, 7), median_s(lambda: product(on_device, on_device).numpy(), 7))
+    return 2 * _SIDE**3 / fastest / 1e9
+
+
+def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    """Print rows as a table, the first column left, numbers to three significant digits."""
+    texts = [tuple(_text(each) for each in row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+    print(f"\n{title}")
+    for row in (columns, *texts):
+        print(
+            "  ".join(
+                text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
+            )
+        )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
