@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-all check format lock clean
+.PHONY: help demo test test-all check bench format lock clean
 
 help:
 	@echo "make demo      set up, and run every stage on the built-in dataset"
 	@echo "make test      set up, and run the tests"
 	@echo "make test-all  the slow tests too"
 	@echo "make check     ruff (format, lint) and mypy"
+	@echo "make bench     the benchmarks, a table each; make bench FULL=1 at full size"
 	@echo "make format    ruff format, and the lint fixes that are safe"
 	@echo "make lock      pin the newest versions that pyproject.toml allows"
 	@echo "make clean     remove .venv and work/"
@@ -36,6 +37,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(READY)
+	@for each in decode train caption_stages caption_listing caption_scale; do \
+		$(BIN)/python benchmarks/$$each.py $(if $(FULL),--full) || exit 1; done
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -24,6 +24,8 @@ class Cost:
     exit_code: int = 0
     peak_mib: dict[str, float] = field(default_factory=dict)
     at_once: dict[str, int] = field(default_factory=dict)
+    cpu: list[tuple[float, float]] = field(default_factory=list)
+    """At each look: when, in seconds since the epoch, and the core seconds of all processes until then."""
 
 
 def measure(command: Sequence[str]) -> Cost:
@@ -31,6 +33,7 @@ def measure(command: Sequence[str]) -> Cost:
     cost = Cost()
     started = time.monotonic()
     process = psutil.Popen(command)
+    core_s: dict[int, float] = {}
     while process.poll() is None:
         sizes: dict[str, list[float]] = {}
         for each in [process, *process.children(recursive=True)]:
@@ -38,8 +41,10 @@ def measure(command: Sequence[str]) -> Cost:
                 line = each.cmdline()
                 kind = "driver" if each.pid == process.pid else kind_of(line)
                 sizes.setdefault(kind, []).append(each.memory_info().rss / 2**20)
+                core_s[each.pid] = sum(each.cpu_times()[:2])
             except psutil.Error:
                 continue
+        cost.cpu.append((time.time(), sum(core_s.values())))
         for kind, each_mib in sizes.items():
             cost.peak_mib[kind] = max(cost.peak_mib.get(kind, 0.0), *each_mib)
             cost.at_once[kind] = max(cost.at_once.get(kind, 0), len(each_mib))

@@ -47,6 +47,7 @@ class Progress:
         """
         self._label, self._total, self._unit = label, total, unit
         self._done = self._first = done
+        self._begun: tuple[int, float] | None = None  # units done at the first update, and when that was
         self._note = ""
         self._said = done
         self._started = self._last_line = time.monotonic()
@@ -79,7 +80,9 @@ class Progress:
             label: what is under way now, if it changed; the rate starts anew.
         """
         if label is not None and label != self._label:
-            self._label, self._first, self._started = label, done, time.monotonic()
+            self._label, self._first, self._started, self._begun = label, done, time.monotonic(), None
+        if self._begun is None and done > self._first:
+            self._begun = done, time.monotonic()
         self._done, self._note = done, note
         if self._bar is not None:
             rate = f"{self.rate:.1f} {self._unit}/s {note}"
@@ -89,8 +92,13 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Units a second, since the start or the last change of label."""
-        return (self._done - self._first) / max(time.monotonic() - self._started, 1e-9)
+        """Units a second, since the start or the last change of label; what comes before the first are done is no part
+        of it, once there are others to go by: starting models can take a minute.
+        """
+        first, since = self._first, self._started
+        if self._begun is not None and self._done > self._begun[0]:
+            first, since = self._begun
+        return (self._done - first) / max(time.monotonic() - since, 1e-9)
 
     def _line(self) -> None:
         self._last_line, self._said = time.monotonic(), self._done

@@ -94,6 +94,23 @@ def test_the_rate_counts_this_run_only(capsys, monkeypatch):
     assert capsys.readouterr().err == "extract: 90/100 photos, 2.0 photos/s, 0:00:05 left\n"
 
 
+def test_the_rate_leaves_start_up_out(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with Progress("extract", 1000, unit="photos") as bar:
+        now = 60.0  # models start
+        bar.update(16)
+        now = 64.0
+        bar.update(36)
+        assert bar.rate == 5.0
+        now = 70.0
+        bar.update(66)
+    assert capsys.readouterr().err.splitlines() == [
+        "extract: 16/1000 photos, 0.3 photos/s, 1:01:30 left",  # nothing else to go by
+        "extract: 66/1000 photos, 5.0 photos/s, 0:03:07 left",
+    ]
+
+
 def test_a_new_label_starts_the_rate_anew(capsys, monkeypatch):
     now = 0.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)

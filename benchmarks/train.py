@@ -1,0 +1,131 @@
+"""Training steps: raycap's against the tutorial's generator with `fit`, and `fit` on the packed form.
+
+    python benchmarks/train.py [--full]
+
+The merge model at the tutorial's sizes (7,579 words, 4,096 features), Adam, dropout; random features and captions with
+Flickr8k's five captions a photo and 10.2 words to predict each. The tutorial's way takes a photo a step: a row for each
+prefix, its next word one-hot. The other two take 16 photos a step. All in one process with all cores, photos in memory.
+The limit is the time of a large float32 matrix product with as many operations: two for each weight that a word passes
+(LSTM, merging layer, vocabulary), forward and twice backward, and the photo's layer forward and once backward for each
+caption. Prints one table.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from machine import median_s, peak_gflops, print_table
+
+VOCAB_SIZE, DIM, UNITS, PHOTOS_A_STEP = 7_579, 4_096, 256, 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--full", action="store_true", help="320 photos a repetition instead of 64")
+    count = 320 if parser.parse_args().full else 64
+    from raycap.devices import configure
+
+    configure(os.cpu_count())
+    photos = make_photos(count)
+    rows: list[tuple[Any, ...]] = []
+    tutorial_s = 0.0
+    for name, ways in (
+        ("tutorial's generator, fit", (tutorial, photos[: count // 8])),
+        ("packed form, fit", (packed_fit, photos)),
+        ("raycap", (raycap, photos)),
+    ):
+        way, some = ways
+        captions = sum(len(photo.sequences) for photo in some)
+        took_s = median_s(way(some)) / captions
+        tutorial_s = tutorial_s or took_s
+        share = flop(some) / captions / (peak_gflops() * 1e9) / took_s
+        rows.append((name, 1 / took_s, tutorial_s / took_s, share))
+    mflop = flop(photos) / sum(len(photo.sequences) for photo in photos) / 1e6
+    print_table(
+        f"one epoch over {count} photos; {mflop:.0f} MFLOP a caption in the packed form",
+        ("what", "captions/s", "x tutorial", "of the limit"),
+        rows,
+    )
+
+
+def make_photos(count: int) -> list[Any]:
+    from raycap.sequences import Photo
+
+    rng = np.random.default_rng(0)
+    lengths = np.clip(np.round(rng.normal(9.2, 3.0, (count, 5))), 2, 32).astype(int)
+    return [
+        Photo(
+            str(number),
+            np.maximum(rng.normal(size=DIM), 0).astype(np.float32),
+            [[1, *rng.integers(3, VOCAB_SIZE, length).tolist(), 2] for length in lengths[number]],
+        )
+        for number in range(count)
+    ]
+
+
+def flop(photos: list[Any]) -> float:
+    words = sum(len(sequence) - 1 for photo in photos for sequence in photo.sequences)
+    captions = sum(len(photo.sequences) for photo in photos)
+    a_word = 2 * UNITS * 4 * UNITS + UNITS * UNITS + UNITS * VOCAB_SIZE
+    return 6.0 * words * a_word + 4.0 * captions * DIM * UNITS
+
+
+def raycap(photos: list[Any]) -> Any:
+    from raycap.config import TrainConfig
+    from raycap.fitting import Fitter
+    from raycap.sequences import packed_batches
+
+    config = TrainConfig(prepared="", features="", out="", global_batch_size=PHOTOS_A_STEP)
+    fitter = Fitter(config, vocab_size=VOCAB_SIZE, feature_dim=DIM)
+    return lambda: fitter.train_epoch(1, packed_batches(photos, global_batch_size=PHOTOS_A_STEP))
+
+
+def packed_fit(photos: list[Any]) -> Any:
+    import keras
+
+    from raycap.config import ModelConfig
+    from raycap.model import build_model
+    from raycap.schema import PAD_ID
+    from raycap.sequences import packed_batches
+
+    model = build_model(ModelConfig(), vocab_size=VOCAB_SIZE, feature_dim=DIM)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=PAD_ID)
+    model.compile(optimizer="adam", loss=loss)
+
+    def batches() -> Iterator[Any]:
+        while True:
+            for batch in packed_batches(photos, global_batch_size=PHOTOS_A_STEP):
+                yield (batch.features, batch.tokens), batch.targets
+
+    steps = -(-len(photos) // PHOTOS_A_STEP)
+    return lambda: model.fit(batches(), steps_per_epoch=steps, verbose=0)
+
+
+def tutorial(photos: list[Any]) -> Any:
+    """The tutorial's model and generator, in our own words."""
+    import keras
+
+    from raycap.sequences import prefix_pairs
+
+    layers = keras.layers
+    feature, prefix = keras.Input((DIM,)), keras.Input((34,))
+    seen = layers.Dense(UNITS, activation="relu")(layers.Dropout(0.5)(feature))
+    words = layers.Embedding(VOCAB_SIZE, UNITS, mask_zero=True)(prefix)
+    said = layers.LSTM(UNITS)(layers.Dropout(0.5)(words))
+    merged = layers.Dense(UNITS, activation="relu")(layers.add([seen, said]))
+    model = keras.Model([feature, prefix], layers.Dense(VOCAB_SIZE, activation="softmax")(merged))
+    model.compile(optimizer="adam", loss="categorical_crossentropy")
+
+    def pairs() -> Iterator[Any]:
+        while True:
+            for photo in photos:
+                each = prefix_pairs(photo, max_length=34, vocab_size=VOCAB_SIZE)
+                yield (each.features, each.prefixes), each.targets
+
+    return lambda: model.fit(pairs(), steps_per_epoch=len(photos), verbose=0)
+
+
+if __name__ == "__main__":
+    main()
