@@ -92,8 +92,10 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Units a second, since the start or the last change of label; what comes before the first are done is no part
-        of it, once there are others to go by: starting models can take a minute.
+        """Units a second, since the start or the last change of label.
+
+        What comes before the first are done is no part of it, once there are others to go by: starting models can take
+        a minute.
         """
         first, since = self._first, self._started
         if self._begun is not None and self._done > self._begun[0]:
