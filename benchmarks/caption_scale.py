@@ -49,9 +49,14 @@ def main() -> None:
         print(f"{name[:49]:<50}" + "".join(f"{value:>12,.2f}" for value in values) + f"{ratio:>8.2f}")
 
 
+def finished(captions: Path) -> list[tuple[float, int]]:
+    """Return when each shard of a run appeared, in seconds since the epoch, and its photos; the earliest first."""
+    return sorted((path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in captions.glob("*.parquet"))
+
+
 def rates(captions: Path) -> tuple[float, float]:
     """Return photos a second over a run, and the last tenth's over the first's, by when its shards appeared."""
-    shards = sorted((path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in captions.glob("*.parquet"))
+    shards = finished(captions)
     tenth = max(1, len(shards) // 10)
 
     def rate(part: list[tuple[float, int]]) -> float:
@@ -63,7 +68,7 @@ def rates(captions: Path) -> tuple[float, float]:
 
 def cpu_growth(captions: Path, cost: Cost) -> float:
     """Return the core seconds a photo of the last tenth of a run over those of the first."""
-    shards = sorted((path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in captions.glob("*.parquet"))
+    shards = finished(captions)
     times, counts = (np.array(column, float) for column in zip(*shards, strict=True))
     core_s = np.interp(times, *zip(*cost.cpu, strict=True))
     edges = np.linspace(0, len(shards) - 1, 11).astype(int)

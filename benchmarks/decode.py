@@ -38,7 +38,7 @@ def main() -> None:
     captioner = Captioner.load(bundle)
     dim = captioner.bundle.card.encoder.dim
     features = read_features(options.features, count) if options.features else random_features(count, dim)
-    max_length = 0 if options.model else 12
+    max_length = None if options.model else 12
     ids = [str(number) for number in range(len(features))]
     rows: list[tuple[Any, ...]] = []
     few = 10 if options.full else 4
@@ -46,7 +46,7 @@ def main() -> None:
     rows.append(("tutorial's way, greedy", 1 / tutorial_s, 1.0, "", "", ""))
     greedy_s = 0.0
     for width in (1, 3, 5):
-        decoding = DecodingConfig(beam_width=width, max_length=max_length or None)
+        decoding = DecodingConfig(beam_width=width, max_length=max_length)
 
         def run(decoding: Any = decoding) -> None:
             captioner.caption_features(features, decoding, image_ids=ids)
@@ -75,7 +75,7 @@ def read_features(location: str, count: int) -> Any:
     return np.concatenate([found.read_shard(name, wanted=wanted).features for name in found.shards])
 
 
-def tutorial(captioner: Any, feature: Any, max_length: int) -> list[int]:
+def tutorial(captioner: Any, feature: Any, max_length: int | None) -> list[int]:
     """One photo, one word at a time, in our own words."""
     bundle = captioner.bundle
     tokenizer = bundle.tokenizer

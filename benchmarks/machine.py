@@ -21,7 +21,7 @@ def median_s(work: Callable[[], Any], repetitions: int = 5) -> float:
     return statistics.median(times)
 
 
-def peak_gflops(num_threads: int | None = None) -> float:
+def peak_gflops() -> float:
     """Return the GFLOP/s of a large float32 matrix product, the better of numpy's and TensorFlow's.
 
     TensorFlow's threads must be set before, as for what is measured beside.
@@ -30,7 +30,7 @@ def peak_gflops(num_threads: int | None = None) -> float:
     import tensorflow as tf
     from threadpoolctl import threadpool_limits
 
-    num_threads = num_threads or os.cpu_count() or 1
+    num_threads = os.cpu_count() or 1
     matrix = np.random.default_rng(0).normal(size=(_SIDE, _SIDE)).astype(np.float32)
     out = np.empty_like(matrix)
     rows = np.array_split(np.arange(_SIDE), num_threads)

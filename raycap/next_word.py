@@ -23,6 +23,13 @@ class NextWord:
     vocabulary.
 
     On a CPU that is `TopWords`; on a GPU, TensorFlow.
+
+    Attributes:
+        inputs: `(vocab_size, 4 * units)` float32, what a word adds to the LSTM's gates.
+        recurrent: `(units, 4 * units)` float32, of the LSTM.
+        words_part: `(units, units)` float32, what the merging layer does to the LSTM's output.
+        top: the layer over the vocabulary.
+        threads: do the work on a CPU.
     """
 
     def __init__(self, model: Any, *, num_threads: int | None = None) -> None:

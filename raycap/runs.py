@@ -85,7 +85,6 @@ class Run:
             config: its dataclass.
             ignore: names of options that do not change what the output holds.
             inputs: what else decides what the output holds, such as hashes of the inputs.
-
             start_over: what this stage made under other options is no conflict, and its result is not taken over.
 
         Raises:

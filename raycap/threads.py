@@ -12,7 +12,7 @@ from threadpoolctl import ThreadpoolController
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-_FEWEST = 32  # rows worth a thread
+_FEWEST = 64  # rows worth a thread
 
 
 class Threads:
@@ -47,7 +47,11 @@ class Threads:
             work: returns arrays that have a row for each row of the slice.
             num_rows: in all.
         """
-        parts = min(self.count, max(1, num_rows // _FEWEST))
-        edges = np.linspace(0, num_rows, parts + 1).astype(int).tolist()
-        done = self.each(work, list(map(slice, edges, edges[1:])))
+        done = self.each(work, cut_rows(num_rows, self.count))
         return tuple(done[0]) if len(done) == 1 else tuple(np.concatenate(arrays) for arrays in zip(*done, strict=True))
+
+
+def cut_rows(num_rows: int, parts: int) -> list[slice]:
+    """Return slices of about equal length that together are all rows: `parts`, or fewer where there are few rows."""
+    edges = np.linspace(0, num_rows, max(1, min(parts, num_rows // _FEWEST)) + 1).astype(int).tolist()
+    return list(map(slice, edges, edges[1:]))

@@ -5,6 +5,7 @@ arithmetic. numpy alone, and all cores.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycap.decoding import Continuations, Wanted
-from raycap.threads import Threads
+from raycap.threads import Threads, cut_rows
 
 # A block of logits is this large at most: small enough for a core's caches, and large enough for the matrix product to
-# run at full speed. What is fewer rows than _FEWEST does not gain from another thread.
+# run at full speed.
 _ROWS, _WORDS = 1024, 768
-_FEWEST = 64
 _SMALLEST_TOTAL = 1e-25  # a sum of exponentials beyond it, or its inverse, has lost some of them
 _TAKEN = -1.0  # less than any weight
 _ROUNDS = 16  # more words than this are found by sorting
@@ -56,13 +56,6 @@ class TopWords:
             found.tokens[far], found.log_probs[far] = again
         return found
 
-    def _slices(self, num_rows: int) -> list[slice]:
-        """Cut rows so that there is work for each thread, which takes a block at a time."""
-        wanted = max(-(-num_rows // _ROWS), -(-2 * self._threads.count // len(self._blocks)))
-        parts = max(1, min(wanted, num_rows // _FEWEST))
-        edges = np.linspace(0, num_rows, parts + 1).astype(int).tolist()
-        return list(map(slice, edges, edges[1:]))
-
     def _search(
         self, hidden: NDArray[np.float32], wanted: Wanted, shift: NDArray[np.float32] | None
     ) -> tuple[Continuations, NDArray[np.float32]]:
@@ -73,7 +66,9 @@ class TopWords:
             wanted: what to look for.
             shift: `(rows,)`, taken from the logits first.
         """
-        slices = self._slices(len(hidden))
+        # a task is a block for some rows; two for each thread, so that none waits long for the last
+        parts = max(math.ceil(len(hidden) / _ROWS), math.ceil(2 * self._threads.count / len(self._blocks)))
+        slices = cut_rows(len(hidden), parts)
 
         def search_block(task: tuple[slice, tuple[int, NDArray[np.float32]]]) -> tuple[NDArray[Any], ...]:
             rows, (start, block) = task
@@ -88,8 +83,8 @@ class TopWords:
             return columns + start, largest, totals
 
         done = self._threads.each(search_block, list(itertools.product(slices, self._blocks)))
-        parts = [done[first : first + len(self._blocks)] for first in range(0, len(done), len(self._blocks))]
-        merged = [_merge(part, wanted.limit) for part in parts]
+        by_rows = [done[first : first + len(self._blocks)] for first in range(0, len(done), len(self._blocks))]
+        merged = [_merge(part, wanted.limit) for part in by_rows]
         tokens, log_probs, totals = (np.concatenate(arrays) for arrays in zip(*merged, strict=True))
         return Continuations(tokens, log_probs), totals
 
