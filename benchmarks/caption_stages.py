@@ -21,7 +21,7 @@ from pathlib import Path
 from caption_scale import rates
 from workload import make_bundle, make_photos
 
-SHARD, MAX_LENGTH = 16, 12
+SHARD, MAX_LENGTH = 32, 12
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ class Placement:
 def connect() -> None:
     """Connect to the cluster that this process belongs to or RAY_ADDRESS names, or start one on this machine.
 
-    With RAYCAP_VERBOSE set, what Ray and the workers log is shown.
+    With RAYCAP_VERBOSE set, what Ray and the workers log is shown, and a cluster started here has a dashboard.
     """
     verbose = bool(os.environ.get("RAYCAP_VERBOSE"))
     if not ray.is_initialized():
@@ -66,7 +66,8 @@ def connect() -> None:
             ray.init()
         else:
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+            # the dashboard of a cluster that lives as long as this process has no visitors, and takes 2% of two cores
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     if not verbose:
         for name in ("ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log as errors is raised as well
