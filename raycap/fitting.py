@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from raycap.config import TrainConfig
 from raycap.model import Moments, build_model
-from raycap.schema import PAD_ID
 from raycap.sequences import PackedBatch
+from raycap.teacher_forcing import TeacherForcing
 
 _WEIGHTS = "model.weights.h5"
 _BEST_WEIGHTS = "best.weights.h5"
@@ -65,8 +65,10 @@ class Fitter:
             self.model = build_model(config.model, vocab_size=vocab_size, feature_dim=feature_dim, moments=moments)
             self._optimizer = keras.optimizers.Adam(config.learning_rate)
             self._optimizer.build(self.model.trainable_variables)
-        self._hidden = keras.Model(self.model.inputs, self.model.get_layer("merge").output)
-        self._head = (self.model.get_layer("merged_dense"), self.model.get_layer("next_word"))
+        self._forcing = TeacherForcing(self.model)
+        # Adam is a dozen passes over memory, and one where XLA compiles them; it cannot compile what workers exchange.
+        alone_on_cpu = strategy is None and not tf.config.list_logical_devices("GPU")
+        self._apply = tf.function(self._apply_gradients, jit_compile=True) if alone_on_cpu else self._apply_gradients
         signature = [
             tf.TensorSpec([None, feature_dim], tf.float32),
             tf.TensorSpec([None, None], tf.int32),
@@ -133,17 +135,9 @@ class Fitter:
         progress: dict[str, Any] = json.loads((folder / _PROGRESS).read_text())
         return progress
 
-    def _logits(self, features: Any, tokens: Any, targets: Any, *, training: bool) -> tuple[Any, Any]:
-        """Return logits and targets of the places that have a target, `(targets, vocab_size)` and `(targets,)`."""
-        present = tf.not_equal(targets, PAD_ID)
-        hidden = tf.boolean_mask(self._hidden([features, tokens], training=training), present)
-        for layer in self._head:
-            hidden = layer(hidden)
-        return hidden, tf.boolean_mask(targets, present)
-
     def _dev_loss(self, features: Any, tokens: Any, targets: Any) -> Any:
-        logits, labels = self._logits(features, tokens, targets, training=False)
-        return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
+        total, _ = self._forcing(features, tokens, targets, training=False)
+        return total
 
     def _step(self, features: Any, tokens: Any, targets: Any, num_targets: Any) -> Any:
         """Apply one worker's gradients; return its summed loss.
@@ -152,19 +146,14 @@ class Fitter:
         """
         smoothing = self._config.label_smoothing
         with tf.GradientTape() as tape:
-            logits, labels = self._logits(features, tokens, targets, training=True)
-            nll = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-            total = tf.reduce_sum(nll)
-            objective = total
-            if smoothing:
-                # cross-entropy against the uniform distribution: log-sum-exp less the mean logit
-                uniform = tf.reduce_sum(tf.reduce_logsumexp(logits, axis=1) - tf.reduce_mean(logits, axis=1))
-                objective = (1.0 - smoothing) * total + smoothing * uniform
+            total, objective = self._forcing(features, tokens, targets, training=True, label_smoothing=smoothing)
             objective = objective / num_targets
-        variables = self.model.trainable_variables
-        gradients = [tf.convert_to_tensor(each) for each in tape.gradient(objective, variables)]
-        self._optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        gradients = tape.gradient(objective, self.model.trainable_variables)
+        self._apply([tf.convert_to_tensor(each) for each in gradients])
         return total
+
+    def _apply_gradients(self, gradients: list[Any]) -> None:
+        self._optimizer.apply(gradients, self.model.trainable_variables)
 
     def _distributed_step(self, features: Any, tokens: Any, targets: Any, num_targets: Any) -> Any:
         if self._strategy is None:

@@ -19,7 +19,7 @@ LAYERS = {
     1: """encoder_card model_card datasets caption_files scenes images text sequences features metrics storage runs
         shards prepared progress input_sizes diagram decoding threads top_words locations photo_sources photo_tables
         photo_reader time_limit batching sidecars exports""",
-    2: "devices encoder model next_word fitting captioner operators",  # what runs models; knows no Ray
+    2: "devices encoder model next_word teacher_forcing fitting captioner operators",  # what runs models; knows no Ray
     3: "cluster pipeline train_worker",  # what runs on Ray, and is called by the stages
     4: " ".join(STAGES),
     5: "cli demo",
@@ -27,7 +27,7 @@ LAYERS = {
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}
 
-TENSORFLOW_SIDE = ("devices", "encoder", "model", "next_word", "fitting", "captioner")
+TENSORFLOW_SIDE = ("devices", "encoder", "model", "next_word", "teacher_forcing", "fitting", "captioner")
 PURE = (*LAYERS[0].split(), *LAYERS[1].split(), "operators", "prepare", "cli")
 RAY_SIDE = ("extract", "evaluate", "caption", "pipeline", "cluster")
 
