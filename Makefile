@@ -39,7 +39,7 @@ check: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	@for each in decode train caption_stages caption_listing caption_scale; do \
+	@for each in bleu decode train train_workers extract caption_stages caption_listing caption_scale; do \
 		$(BIN)/python benchmarks/$$each.py $(if $(FULL),--full) || exit 1; done
 
 format: $(READY)

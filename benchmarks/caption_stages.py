@@ -10,14 +10,13 @@ table.
 """
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from alone import alone_rate
 from caption_scale import rates
 from workload import make_bundle, make_photos
 
@@ -32,7 +31,15 @@ def main() -> None:
     count = 480 if options.full else 160
     bundle = make_bundle(options.work / "vgg16-bundle", "vgg16")
     photos = make_photos(options.work / f"photos-500px-{count}", count, side_px=500)
-    alone = {stage: alone_rate(stage, photos, bundle) for stage in ("decode", "encode", "caption")}
+
+    def encode_rate() -> float:
+        return alone_rate("encode", count=count, encoder="vgg16", shard=SHARD)
+
+    alone = {
+        "decode": alone_rate("decode", photos=photos, side_px=224, shard=SHARD),
+        "encode": encode_rate(),
+        "caption": alone_rate("caption", count=count, bundle=bundle, max_length=MAX_LENGTH, shard=SHARD),
+    }
     out = options.work / "captions-stages"
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "raycap", "caption", str(photos), "--model", str(bundle), "--out", str(out)]
@@ -45,7 +52,7 @@ def main() -> None:
     wall_s = time.perf_counter() - started
     whole, _ = rates(out / "captions")
     before = alone["encode"]
-    after = alone_rate("encode", photos, bundle)
+    after = encode_rate()
     alone["encode"] = (before + after) / 2
     print(f"encode alone before the pipeline {before:.2f}, after it {after:.2f} photos/s")
     rows = {f"{stage} alone": rate for stage, rate in alone.items()}
@@ -55,60 +62,5 @@ def main() -> None:
         print(f"{name:<34}{rate:>10.2f}{rate / min(alone.values()):>22.2f}")
 
 
-def alone_rate(stage: str, photos: Path, bundle: Path) -> float:
-    """Return photos a second of one stage, measured in a process of its own."""
-    command = [sys.executable, __file__, "--alone", stage, str(photos), str(bundle)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    return float(done.stdout)
-
-
-def run_alone(stage: str, photos: str, bundle: str) -> float:
-    import numpy as np
-    import pyarrow as pa
-
-    from raycap.config import DecodingConfig
-    from raycap.features import feature_array
-    from raycap.model_card import read_card
-    from raycap.operators import CaptionFeatures, EncodePhotos, LoadEncoder
-    from raycap.photo_sources import find_photos
-
-    cores = os.cpu_count() or 1
-    listing = find_photos([photos])
-    card = read_card(bundle).encoder
-    if stage == "decode":
-        parts = [listing.slice(start, SHARD) for start in range(0, len(listing), SHARD)]
-        with ProcessPoolExecutor(cores) as pool:
-            list(pool.map(decode, parts[:cores]))  # processes start, libraries are imported
-            started = time.perf_counter()
-            list(pool.map(decode, parts))
-            return len(listing) / (time.perf_counter() - started)
-    if stage == "encode":
-        operator = EncodePhotos(LoadEncoder(card=card), num_threads=cores)
-        pixels = np.random.default_rng(0).integers(0, 256, (SHARD, card.height_px * card.width_px * 3), np.uint8)
-        image = pa.FixedSizeBinaryArray.from_buffers(pa.binary(pixels.shape[1]), SHARD, [None, pa.py_buffer(pixels)])
-        block = pa.table({"image": image, "error_type": pa.nulls(SHARD, pa.string())})
-    else:
-        operator = CaptionFeatures(bundle, DecodingConfig(max_length=MAX_LENGTH), num_threads=cores)
-        features = np.random.default_rng(0).normal(size=(SHARD, card.dim)).astype(np.float32)
-        ids = [str(number) for number in range(SHARD)]
-        block = pa.table({"image_id": ids, "feature": feature_array(features, pa.float32())})
-    operator(block)
-    blocks = max(1, len(listing) // SHARD)
-    started = time.perf_counter()
-    for _ in range(blocks):
-        operator(block)
-    return blocks * SHARD / (time.perf_counter() - started)
-
-
-def decode(table: object) -> None:
-    from raycap.config import LimitsConfig
-    from raycap.operators import DecodePhotos
-
-    DecodePhotos(height_px=224, width_px=224, exif_orientation=False, limits=LimitsConfig())(table)
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--alone"]:
-        print(run_alone(*sys.argv[2:]))
-    else:
-        main()
+    main()

@@ -54,7 +54,7 @@ def in_another_process(*what: str) -> None:
     subprocess.run([sys.executable, __file__, *what], check=True, stderr=subprocess.DEVNULL)
 
 
-def _words() -> Iterable[str]:
+def words() -> Iterable[str]:
     letters = string.ascii_lowercase
     return itertools.islice(("".join(each) for each in itertools.product(letters, repeat=3)), NUM_WORDS)
 
@@ -78,7 +78,7 @@ def _make(what: str, out: str, *options: str) -> None:
         return
     encoder = load_encoder(options[0], weights="random").card
     tokenizer = Tokenizer(
-        words=(START_TOKEN, END_TOKEN, *_words()), max_length=34, keep_one_letter_words=True, min_word_count=1
+        words=(START_TOKEN, END_TOKEN, *words()), max_length=34, keep_one_letter_words=True, min_word_count=1
     )
     model = build_model(ModelConfig(), vocab_size=tokenizer.vocab_size, feature_dim=encoder.dim, moments=None)
     card = ModelCard(

@@ -13,6 +13,7 @@ from raycap.cluster import Placement, connect, place
 from raycap.config import CaptionConfig
 from raycap.errors import ConflictError, InputError, TooManyFailuresError
 from raycap.exports import export, export_location
+from raycap.images import FAST_RESIZE
 from raycap.locations import absolute, join, with_absolute
 from raycap.model_card import ModelCard, find_bundle, read_card
 from raycap.operators import CaptionFeatures, DecodePhotos, EncodePhotos, LoadEncoder, WriteShards, WriteSidecars
@@ -280,6 +281,7 @@ class _Job:
             height_px=encoder.height_px,
             width_px=encoder.width_px,
             exif_orientation=encoder.exif_orientation,
+            fast=config.fast_decode or encoder.resize == FAST_RESIZE,
             limits=config.limits,
         )
         common = {"batch_size": config.workers.batch_size, "num_threads": placement.num_threads}

@@ -20,6 +20,10 @@ from raycap.errors import InputError, RaycapError
 # Logical CPUs only: light operators ask for fractions, and model workers leave some of their node to them. What
 # TensorFlow really uses is its threads, which are set apart.
 _MODEL_SHARE = 0.6
+# Of a task that decodes photos. Beside workers on CPUs, which hold their share, Ray Data gives tasks about a fifth of
+# the CPUs: at a tenth each they are twice as many as cores, none too many where decoding takes longest (at a quarter
+# there was one on two cores, and half the photos a second). Beside GPUs it gives them more than half.
+_DECODE_CPUS, _DECODE_CPUS_BESIDE_GPU = 0.1, 0.5
 _POLL_EVERY_S = 0.5
 # Ray ends a worker process that is idle for a second where there are more of them than cores, which on a small machine
 # there always are; the next task then starts another, at two seconds of a core. Kept, VGG16 on two cores captions 1.7
@@ -43,6 +47,11 @@ class Placement:
     num_gpus: float
     num_cpus: float
     num_threads: int | None
+
+    @property
+    def decode_cpus(self) -> float:
+        """Logical CPUs of a task that decodes photos for these workers."""
+        return _DECODE_CPUS_BESIDE_GPU if self.num_gpus else _DECODE_CPUS
 
     def share(self, part: float) -> "Placement":
         """Return the placement of an operator that does `part` of a worker's work beside others."""

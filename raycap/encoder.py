@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from raycap.encoder_card import EncoderCard
 from raycap.errors import ImageShapeError, WeightsError
-from raycap.images import RESIZE
+from raycap.images import FAST_RESIZE, RESIZE
 from raycap.input_sizes import SAVED_MODEL_SUFFIX, input_size
 from raycap.storage import exists, read_bytes
 
@@ -59,7 +59,14 @@ class Encoder:
         return features
 
 
-def load_encoder(name: str, *, weights: str = "imagenet", seed: int = 0, exif_orientation: bool = False) -> Encoder:
+def load_encoder(
+    name: str,
+    *,
+    weights: str = "imagenet",
+    seed: int = 0,
+    exif_orientation: bool = False,
+    fast_decode: bool = False,
+) -> Encoder:
     """Return an encoder.
 
     Args:
@@ -68,6 +75,7 @@ def load_encoder(name: str, *, weights: str = "imagenet", seed: int = 0, exif_or
         weights: `imagenet`, `random`, or the location of a weights file; unused for a saved model.
         seed: of random weights.
         exif_orientation: kept on the card; photos are turned when they are decoded.
+        fast_decode: likewise.
 
     Raises:
         InputError: if there is no such model, or a saved one has other shapes.
@@ -80,7 +88,11 @@ def load_encoder(name: str, *, weights: str = "imagenet", seed: int = 0, exif_or
         model, card, preprocess = _load_application(name, weights, seed)
     height, width = model.input_shape[1:3]
     fields = {"height_px": height, "width_px": width, "dim": model.output_shape[-1]}
-    fields |= {"resize": RESIZE, "exif_orientation": exif_orientation, "weights_hash": hash_weights(model)}
+    fields |= {
+        "resize": FAST_RESIZE if fast_decode else RESIZE,
+        "exif_orientation": exif_orientation,
+        "weights_hash": hash_weights(model),
+    }
 
     def compute(images: Any) -> Any:
         pixels = tf.cast(images, tf.float32)
@@ -101,7 +113,11 @@ def reload_encoder(card: EncoderCard, *, file: str | None = None) -> Encoder:
         WeightsError: if its weights cannot be had.
         EncoderMismatchError: if what is there now is another encoder.
     """
-    options: dict[str, Any] = {"seed": card.seed, "exif_orientation": card.exif_orientation}
+    options: dict[str, Any] = {
+        "seed": card.seed,
+        "exif_orientation": card.exif_orientation,
+        "fast_decode": card.resize == FAST_RESIZE,
+    }
     weights = file or card.weights
     if card.preprocessing == _IN_MODEL:
         encoder = load_encoder(weights, **options)

@@ -95,7 +95,11 @@ def _run(
     placement = place(workers)
     expected = FeatureSet.open(config.out).card if list_files(output.rows) else None
     load = LoadEncoder(
-        name=config.encoder, weights=config.weights, seed=config.seed, exif_orientation=config.exif_orientation
+        name=config.encoder,
+        weights=config.weights,
+        seed=config.seed,
+        exif_orientation=config.exif_orientation,
+        fast_decode=config.fast_decode,
     )
     encode = {
         "load": load,
@@ -108,6 +112,7 @@ def _run(
         height_px=height_px,
         width_px=width_px,
         exif_orientation=config.exif_orientation,
+        fast=config.fast_decode,
         limits=config.limits,
     )
     steps: list[Step] = [

@@ -44,12 +44,14 @@ class DecodePhotos:
         height_px: of the photo that the encoder sees.
         width_px: likewise.
         exif_orientation: turn photos as their EXIF orientation says.
+        fast: decode JPEG photos at a fraction of their size.
         limits: what a photo may cost.
     """
 
     height_px: int
     width_px: int
     exif_orientation: bool
+    fast: bool = False
     limits: LimitsConfig
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -86,6 +88,7 @@ class DecodePhotos:
                 height_px=self.height_px,
                 width_px=self.width_px,
                 exif_orientation=self.exif_orientation,
+                fast=self.fast,
                 max_pixels=self.limits.max_pixels,
             )
         except ImageError as error:
@@ -171,6 +174,7 @@ class LoadEncoder:
         weights: likewise.
         seed: likewise.
         exif_orientation: likewise.
+        fast_decode: likewise.
         card: if given, decides all of these.
         file: with `card`, where the encoder's file is now.
     """
@@ -179,6 +183,7 @@ class LoadEncoder:
     weights: str = ""
     seed: int = 0
     exif_orientation: bool = False
+    fast_decode: bool = False
     card: EncoderCard | None = None
     file: str | None = None
 
@@ -188,7 +193,13 @@ class LoadEncoder:
 
         if self.card is not None:
             return reload_encoder(self.card, file=self.file)
-        return load_encoder(self.name, weights=self.weights, seed=self.seed, exif_orientation=self.exif_orientation)
+        return load_encoder(
+            self.name,
+            weights=self.weights,
+            seed=self.seed,
+            exif_orientation=self.exif_orientation,
+            fast_decode=self.fast_decode,
+        )
 
 
 class CaptionFeatures(_ModelHolder):

@@ -17,7 +17,6 @@ from raycap.errors import TooManyFailuresError
 from raycap.progress import Progress
 from raycap.shards import ShardCounts, cut
 
-_LIGHT_CPUS = 0.25
 _WRITE_CPUS = 0.1
 _MIN_PHOTOS_TO_JUDGE = 100
 # Decoded photos that wait for a model: enough to keep it busy, and no more, or decoding would run ahead as far as Ray's
@@ -158,7 +157,10 @@ def _build(shards: Sequence[pa.Table], steps: Sequence[Step]) -> Dataset:
     """Return the lazy dataset that runs each shard, as one block, through the steps."""
     tables = [shard.combine_chunks() for shard in shards]
     whole_blocks: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
-    dataset = ray.data.read_datasource(_Shards(tables), override_num_blocks=len(tables), num_cpus=_LIGHT_CPUS)
+    decode_cpus = min(
+        (step.placement.decode_cpus for step in steps if isinstance(step, ModelStep)), default=_WRITE_CPUS
+    )
+    dataset = ray.data.read_datasource(_Shards(tables), override_num_blocks=len(tables), num_cpus=decode_cpus)
     for step in steps:
         if isinstance(step, ModelStep):
             dataset = dataset.map_batches(
@@ -170,7 +172,7 @@ def _build(shards: Sequence[pa.Table], steps: Sequence[Step]) -> Dataset:
                 **whole_blocks,
             )
         else:
-            cpus = _LIGHT_CPUS if step is steps[0] else _WRITE_CPUS
+            cpus = decode_cpus if step is steps[0] else _WRITE_CPUS
             dataset = dataset.map_batches(_as_function(step), num_cpus=cpus, **whole_blocks)
     return dataset
 

@@ -95,6 +95,28 @@ class _Data:
         return packed_batches(photos, global_batch_size=_DEV_BATCH_SIZE, **self._part)
 
 
+class _Timed:
+    """An iterator over batches that knows how long it was waited for.
+
+    Attributes:
+        waited_s: so far.
+    """
+
+    def __init__(self, batches: Iterator[PackedBatch]) -> None:
+        self._batches = batches
+        self.waited_s = 0.0
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        return self
+
+    def __next__(self) -> PackedBatch:
+        started = time.monotonic()
+        try:
+            return next(self._batches)
+        finally:
+            self.waited_s += time.monotonic() - started
+
+
 class _Worker:
     """The epochs of one worker; the first one, which has the board, also writes."""
 
@@ -133,7 +155,8 @@ class _Worker:
             num_captions += captions
             self._show(epoch, num_captions)
 
-        train_loss = self._fitter.train_epoch(epoch, self._data.train_batches(epoch), on_step=count)
+        batches = _Timed(self._data.train_batches(epoch))
+        train_loss = self._fitter.train_epoch(epoch, batches, on_step=count)
         wall_s = time.monotonic() - started
         dev_loss = self._fitter.evaluate(self._data.dev_batches())
         num_workers = ray.train.get_context().get_world_size()
@@ -145,6 +168,7 @@ class _Worker:
             "dev_targets": dev_loss.num_targets,
             "captions_per_s": num_captions * num_workers / wall_s,
             "wall_s": wall_s,
+            "input_wait_s": batches.waited_s,
         }
         self._history.append(entry)
         checkpoint = None
@@ -188,7 +212,7 @@ class _Worker:
     def _log(self, entry: Mapping[str, Any]) -> None:
         # a file an epoch: only closing a writer waits for it, and TensorBoard reads them as one
         with SummaryWriter(str(self._logs), filename_suffix=f".epoch-{entry['epoch']:04d}") as writer:
-            for name in ("train_loss", "dev_loss", "captions_per_s"):
+            for name in ("train_loss", "dev_loss", "captions_per_s", "input_wait_s"):
                 writer.add_scalar(name, entry[name], entry["epoch"])
         upload_folder(self._logs, join(self._config.out, TENSORBOARD_FOLDER))
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -221,6 +222,21 @@ def test_captions_are_shown_where_there_is_no_out(model: Path, folder: Path) -> 
 def test_all_photos_failing_is_an_error(model: Path, folder: Path) -> None:
     with pytest.raises(TooManyFailuresError, match="all 1 photos failed"):
         caption(CaptionConfig(photos=(str(folder / "broken.JPG"),), model=str(model)))
+
+
+def test_fast_decoding_is_an_option(model: Path, tmp_path: Path) -> None:
+    """The encoder sees the means of 8 x 8 pixels, though the model's features were made of whole photos."""
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noise.jpg", quality=95, subsampling=0)
+    Image.open(tmp_path / "noise.jpg").convert("RGB").reduce(8).save(tmp_path / "small.png")
+
+    def log_prob(name: str, *, fast: bool) -> float:
+        out = tmp_path / f"{name} {fast}"
+        caption(CaptionConfig(photos=(str(tmp_path / name),), model=str(model), out=str(out), fast_decode=fast))
+        return float(captions_of(out).log_prob.item())
+
+    assert log_prob("noise.jpg", fast=True) == pytest.approx(log_prob("small.png", fast=False), abs=0.05)
+    assert log_prob("noise.jpg", fast=True) != pytest.approx(log_prob("noise.jpg", fast=False), abs=0.05)
 
 
 def test_encoder_that_moved(model: Path, encoder_file: Path, folder: Path, tmp_path: Path) -> None:

@@ -202,6 +202,24 @@ def test_exif_orientation_and_float16_are_options(ray_cluster: None, encoder_fil
     assert pq.read_schema(shard).field("feature").type.value_type == pa.float16()
 
 
+def test_fast_decoding_is_an_option_that_the_card_tells(ray_cluster: None, encoder_file: Path, tmp_path: Path) -> None:
+    """The encoder sees the means of 8 x 8 pixels."""
+    photo = tmp_path / "noise.jpg"
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    Image.fromarray(pixels).save(photo, quality=95, subsampling=0)
+    manifest = make_manifest(tmp_path / "m.parquet", {"noise": photo})
+    options = {"manifest": manifest, "encoder": str(encoder_file), "out": str(tmp_path / "out")}
+    extract(ExtractConfig(fast_decode=True, **options))
+    small = tmp_path / "small.png"
+    Image.open(photo).convert("RGB").reduce(8).save(small)
+    found = read_features(tmp_path / "out")["noise"]
+    np.testing.assert_allclose(found, expected_feature(small), atol=0.01)
+    assert np.abs(found - expected_feature(photo)).max() > 0.05
+    assert FeatureSet.open(str(tmp_path / "out")).card.resize == "dct scaling, nearest"
+    with pytest.raises(ConflictError, match="fast_decode"):
+        extract(ExtractConfig(**options))
+
+
 def test_another_encoder_is_refused(features: Path, prepared: Path, encoder_file: Path, tmp_path: Path) -> None:
     manifest = str(prepared / "photos.parquet")
     with pytest.raises(ConflictError, match="encoder was"):

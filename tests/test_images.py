@@ -194,6 +194,41 @@ def test_exif_orientation(orientation, kind):
     assert (plain.width_px, plain.height_px) == stored.size
 
 
+@pytest.mark.parametrize(
+    ("size", "scale"), [((79, 63), 1), ((80, 64), 2), ((160, 131), 4), ((321, 256), 8), ((1500, 900), 8)]
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_fast_decoding_is_of_a_smaller_photo(size, scale, orientation):
+    """Nearly the means of 8, 4 or 2 pixels a side, and never fewer pixels than are wanted, turned or not."""
+    photo = picture(width=size[0], height=size[1])
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    content = encode(photo, "JPEG", exif=exif, quality=95, subsampling=0)
+    wanted = {"height_px": 30, "width_px": 32, "exif_orientation": True}
+    fast = decode(content, fast=True, **wanted)
+    assert (fast.width_px, fast.height_px) == size
+    small = Image.open(io.BytesIO(content)).convert("RGB").reduce(scale)
+    assert min(small.size) >= 32
+    upright = small.transpose(Image.Transpose.ROTATE_270) if orientation == 6 else small
+    expected = np.asarray(upright.resize((32, 30), Image.Resampling.NEAREST), int)
+    assert np.abs(fast.pixels - expected).mean() < 4
+    if scale == 1:
+        np.testing.assert_array_equal(fast.pixels, decode(content, **wanted).pixels)
+    else:
+        assert (fast.pixels != decode(content, **wanted).pixels).any()
+
+
+@pytest.mark.parametrize("name", [name for name in PHOTOS if not name.endswith((".jpg", ".mpo"))])
+def test_fast_decoding_of_what_is_no_jpeg_is_as_ever(name):
+    np.testing.assert_array_equal(decode(PHOTOS[name], fast=True).pixels, decode(PHOTOS[name]).pixels)
+
+
+def test_fast_decoding_refuses_by_the_size_of_the_whole_photo():
+    content = encode(picture(width=1500, height=900), "JPEG")
+    with pytest.raises(ImageTooLargeError, match="1500 x 900"):
+        decode(content, fast=True, max_pixels=1500 * 900 - 1)
+
+
 def test_damaged_exif_does_not_cost_the_photo():
     content = encode(picture(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\xff" + b"\xff" * 20)
     pixels = decode(content, exif_orientation=True).pixels

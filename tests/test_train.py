@@ -48,6 +48,7 @@ def test_what_a_run_leaves(model: Path, prepared: Path) -> None:
     assert {(entry["train_targets"], entry["dev_targets"]) for entry in history} == {(pairs["train"], pairs["dev"])}
     assert outcome["best_dev_loss"] == min(entry["dev_loss"] for entry in history)
     assert all(entry["captions_per_s"] > 0 for entry in history)
+    assert all(0 < entry["input_wait_s"] < entry["wall_s"] for entry in history)
     assert history[-1]["train_loss"] < 0.3 * history[0]["train_loss"]
     drawing = (model / "model.svg").read_text()
     assert "lstm (LSTM)" in drawing

@@ -1,0 +1,109 @@
+"""The train stage: two workers of a core each against one, and how long its steps wait for data.
+
+    python benchmarks/train_workers.py [--full] [WORK_FOLDER]
+
+The merge model at the tutorial's sizes (7,579 words, 4,096 features) on random features and captions, streamed from
+Parquet, under Ray Train; the median of the epochs after the first. Prints one table.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from machine import print_table
+from workload import words
+
+DIM, SHARD, EPOCHS, NUM_DEV = 4_096, 256, 4, 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work", nargs="?", default="work/benchmarks", type=Path)
+    parser.add_argument("--full", action="store_true", help="1,536 photos instead of 384")
+    options = parser.parse_args()
+    count = 1_536 if options.full else 384
+    data = make_data(options.work / f"train-{count}", count)
+    rows = []
+    for photos_a_step in (16, 64):
+        alone = 0.0
+        for num_workers, cores in ((1, 1), (2, 1), (1, 2)):
+            rate, waited = train(data, options.work / "train-out", photos_a_step, num_workers, cores)
+            alone = alone or rate
+            workers = "1 worker" if num_workers == 1 else f"{num_workers} workers"
+            name = f"{photos_a_step} photos a step, {workers} of {cores} core{'s' * (cores > 1)}"
+            rows.append((name, rate, rate / alone, waited))
+    columns = ("what", "captions/s", "x one core", "share of time waiting for data")
+    print_table(f"raycap train, {count:,} photos", columns, rows)
+
+
+def train(data: Path, out: Path, photos_a_step: int, num_workers: int, cores: int) -> tuple[float, float]:
+    """Return captions a second, and the share of its time that the first worker waited for data."""
+    shutil.rmtree(out, ignore_errors=True)
+    command = [sys.executable, "-m", "raycap", "train", "--prepared", data, "--features", data, "--out", out, "--quiet"]
+    options = {
+        "--global-batch-size": photos_a_step,
+        "--num-workers": num_workers,
+        "--cpus-per-worker": cores,
+        "--epochs": EPOCHS,
+        "--patience": EPOCHS,
+    }
+    flags = [str(each) for pair in options.items() for each in pair]
+    subprocess.run([*map(str, command), *flags], check=True, stderr=subprocess.DEVNULL)
+    later = json.loads((out / "history.json").read_text())["history"][1:]
+    rate = statistics.median(entry["captions_per_s"] for entry in later)
+    return rate, statistics.median(entry["input_wait_s"] / entry["wall_s"] for entry in later)
+
+
+def make_data(folder: Path, count: int) -> Path:
+    """Write what prepare and extract would, once."""
+    from raycap.encoder_card import EncoderCard
+    from raycap.features import feature_array
+    from raycap.schema import CAPTIONS, END_TOKEN, PHOTOS, START_TOKEN, feature_schema
+    from raycap.storage import write_table, write_text
+    from raycap.text import Tokenizer
+
+    if (folder / "tokenizer.json").exists():
+        return folder
+    rng = np.random.default_rng(0)
+    vocabulary = np.array(list(words()))
+    ids = [f"{number}.jpg" for number in range(count + NUM_DEV)]
+    splits = ["train"] * count + ["dev"] * NUM_DEV
+    captions = [
+        (image_id, split, text, text)
+        for image_id, split in zip(ids, splits, strict=True)
+        for text in (" ".join(rng.choice(vocabulary, max(2, round(rng.normal(9.2, 3))))) for _ in range(5))
+    ]
+    write_table(str(folder / "photos.parquet"), pa.table([ids, ids, splits], schema=PHOTOS))
+    write_table(str(folder / "captions.parquet"), pa.table(list(zip(*captions, strict=True)), schema=CAPTIONS))
+    card = EncoderCard(
+        name="random",
+        weights="random",
+        seed=0,
+        weights_hash="0",
+        layer="output",
+        preprocessing="in model",
+        height_px=224,
+        width_px=224,
+        resize="nearest",
+        exif_orientation=False,
+        dim=DIM,
+    )
+    schema = feature_schema(DIM, pa.float32(), card.to_json().encode())
+    for start in range(0, len(ids), SHARD):
+        some = ids[start : start + SHARD]
+        features = np.maximum(rng.normal(size=(len(some), DIM)), 0).astype(np.float32)
+        table = pa.Table.from_arrays([pa.array(some), feature_array(features, pa.float32())], schema=schema)
+        write_table(str(folder / "features" / f"part-{start:06d}.parquet"), table)
+    tokenizer = Tokenizer(words=(START_TOKEN, END_TOKEN, *vocabulary.tolist()), max_length=34)
+    write_text(str(folder / "tokenizer.json"), tokenizer.to_json())
+    return folder
+
+
+if __name__ == "__main__":
+    main()
