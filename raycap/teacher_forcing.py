@@ -90,7 +90,7 @@ def packed_lstm(gates: Any, recurrent: Any, counts: Any) -> Any:
         counts: `(places,)` int32, not increasing.
 
     Reference:
-        Hochreiter and Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735, with forget gates.
+        Gers, Schmidhuber and Cummins 2000, doi:10.1162/089976600300015015 (the LSTM with forget gates).
     """
     units = recurrent.shape[0]
     num_places, first = tf.shape(counts)[0], counts[0]
