@@ -81,8 +81,7 @@ def bare(count: int, *, shard: int = 32) -> float:
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(os.cpu_count() or 1)
-    full = keras.applications.VGG16(weights=None)
-    model = keras.Model(full.inputs, full.get_layer("fc2").output)
+    model = _fc2()
     step = tf.function(lambda photos: model(photos, training=False))
     photos = keras.applications.vgg16.preprocess_input(_pixels(shard, 224).astype(np.float32))
     return _rate(lambda: step(photos).numpy(), count, shard)
@@ -92,8 +91,7 @@ def predict(count: int) -> float:
     """Run the tutorial's way, VGG16 a photo at a time through `predict`, over arrays in memory."""
     import keras
 
-    full = keras.applications.VGG16(weights=None)
-    model = keras.Model(full.inputs, full.get_layer("fc2").output)
+    model = _fc2()
 
     def one() -> None:
         model.predict(keras.applications.vgg16.preprocess_input(_pixels(1, 224).astype(np.float32)), verbose=0)
@@ -115,6 +113,13 @@ def caption(count: int, *, bundle: str, max_length: int, shard: int = 32) -> flo
     ids = [str(number) for number in range(shard)]
     block = pa.table({"image_id": ids, "feature": feature_array(features, pa.float32())})
     return _rate(lambda: operator(block), count, shard)
+
+
+def _fc2() -> Any:
+    import keras
+
+    full = keras.applications.VGG16(weights=None)
+    return keras.Model(full.inputs, full.get_layer("fc2").output)
 
 
 def _pixels(count: int, side_px: int) -> Any:

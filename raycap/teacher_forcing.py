@@ -172,12 +172,8 @@ def negative_log_likelihood(hidden: Any, kernel: Any, bias: Any, labels: Any) ->
     logits = tf.nn.bias_add(tf.matmul(hidden, kernel), bias)
     at_labels = tf.stack([tf.range(tf.shape(labels)[0]), labels], axis=1)
     said = tf.gather_nd(logits, at_labels)
-
-    def plain() -> tuple[Any, Any]:
-        weights = tf.exp(logits)
-        return weights, tf.reduce_sum(weights, axis=1)
-
-    weights, totals = plain()
+    weights = tf.exp(logits)
+    totals = tf.reduce_sum(weights, axis=1)
     lost = tf.logical_not(tf.reduce_all((totals > _FEW) & (totals < _MANY)))
 
     def shifted() -> tuple[Any, Any, Any]:
