@@ -23,6 +23,7 @@ from raycap.runs import RUN_FILE, Run, short_hash
 from raycap.schema import ALTERNATIVES, GENERATED
 from raycap.shards import ShardCounts, ShardedOutput
 from raycap.sidecars import BESIDE, SidecarCounts, Sidecars, delete_written_sidecars
+from raycap.sole_writer import sole_writer
 from raycap.storage import delete_file, exists, is_folder, is_local, num_bytes, walk_files
 
 STAGE = "caption"
@@ -91,7 +92,8 @@ def caption(config: CaptionConfig, *, show: Callable[[dict[str, Any]], None] | N
         InputError: if a path is wrong, there are no photos, or no model.
         WeightsError: if the encoder's weights cannot be had.
         EncoderMismatchError: if they are not those that the model was trained with.
-        ConflictError: if the output was made with another model or other options, or is there and must not be.
+        ConflictError: if the output was made with another model or other options, is there and must not be, or another
+            run is writing it.
         TooManyFailuresError: if every photo failed, or more than the configuration allows.
     """
     job = _Job.prepare(config)
@@ -110,7 +112,7 @@ def plan(config: CaptionConfig) -> CaptionPlan:
         output = job.output
         if job.config.output.if_exists != "overwrite":
             counts = output.counts(job.photos)
-            pending = output.pending(job.photos, retry_failed=job.config.workers.retry_failed, change=False)
+            pending = output.pending(job.photos, retry_failed=job.config.workers.retry_failed)
     pending = pending.slice(0, job.config.limit)
     return CaptionPlan(
         num_photos=len(job.photos),
@@ -189,6 +191,10 @@ class _Job:
 
     def write(self) -> CaptionResult:
         """Caption what is pending, and write it."""
+        with sole_writer(self.out):
+            return self._write()
+
+    def _write(self) -> CaptionResult:
         run, output, sidecars, config = self.open_run(), self.output, self.sidecars, self.config
         places = sidecars.place(self.photos) if sidecars else []
         if config.output.if_exists == "overwrite":
@@ -200,12 +206,14 @@ class _Job:
         new = ShardCounts()
         if len(pending):
             run.save()
+            if config.workers.retry_failed:
+                output.forget_failures()
             new = self._run(pending, output, sidecars)
+        counts = output.settle(self.photos)
         for file_format in _EXPORTS:
             wanted = file_format in config.output.formats
             if wanted and (len(pending) or not exists(export_location(self.out, file_format))):
                 export(output.rows, self.out, file_format, self.photos)
-        counts = output.counts(self.photos)
         result = CaptionResult(
             num_photos=len(self.photos),
             num_captions=counts.done,

@@ -20,6 +20,7 @@ from raycap.prepared import Prepared
 from raycap.progress import Progress
 from raycap.runs import Run, short_hash
 from raycap.schema import HYPOTHESES
+from raycap.sole_writer import sole_writer
 from raycap.storage import read_json, write_json, write_table
 
 SCORES_FILE = "scores.json"
@@ -105,16 +106,17 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     if run.result is not None:
         return EvaluateResult(**read_json(join(config.out, SCORES_FILE)))
     references = prepared.references(config.split)
-    run.save()
-    started = time.monotonic()
-    hypotheses = _caption(config, bundle, features, references)
-    decode_s = time.monotonic() - started
-    rows = [each | {"references": references[each["image_id"]]} for each in hypotheses]
-    write_table(join(config.out, HYPOTHESES_FILE), pa.Table.from_pylist(rows, HYPOTHESES))
-    result = _score(config, prepared, references, rows, decode_s)
-    write_json(join(config.out, SCORES_FILE), asdict(result))
-    run.save({"num_photos": result.num_photos, "scores": result.scores["model"]})
-    return result
+    with sole_writer(config.out):
+        run.save()
+        started = time.monotonic()
+        hypotheses = _caption(config, bundle, features, references)
+        decode_s = time.monotonic() - started
+        rows = [each | {"references": references[each["image_id"]]} for each in hypotheses]
+        write_table(join(config.out, HYPOTHESES_FILE), pa.Table.from_pylist(rows, HYPOTHESES))
+        result = _score(config, prepared, references, rows, decode_s)
+        write_json(join(config.out, SCORES_FILE), asdict(result))
+        run.save({"num_photos": result.num_photos, "scores": result.scores["model"]})
+        return result
 
 
 def _caption(

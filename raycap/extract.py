@@ -14,6 +14,7 @@ from raycap.operators import DecodePhotos, EncodePhotos, LoadEncoder, WriteShard
 from raycap.pipeline import ModelStep, Step, plan_shards, run_shards
 from raycap.runs import Run
 from raycap.shards import ShardCounts, ShardedOutput
+from raycap.sole_writer import sole_writer
 from raycap.storage import exists, list_files, read_table
 
 
@@ -41,20 +42,27 @@ def extract(config: ExtractConfig) -> ExtractResult:
     Raises:
         InputError: if there is no manifest, or no such encoder.
         WeightsError: if the encoder's weights cannot be had.
-        ConflictError: if the output was made with another encoder.
+        ConflictError: if the output was made with another encoder, or another run is writing it.
         TooManyFailuresError: if every photo failed, or more than the configuration allows.
     """
     config = _absolute(config)
-    run = Run.open(config.out, "extract", config, ignore=("manifest", "workers", "limits"))
     photos = read_manifest(config.manifest)
-    height_px, width_px = input_size(config.encoder)
+    size = input_size(config.encoder)
+    with sole_writer(config.out):
+        return _extract(config, photos, size)
+
+
+def _extract(config: ExtractConfig, photos: pa.Table, size: tuple[int, int]) -> ExtractResult:
+    run = Run.open(config.out, "extract", config, ignore=("manifest", "workers", "limits"))
     output = ShardedOutput(out=config.out, folder=FOLDER, stage="extract")
     pending = output.pending(photos, retry_failed=config.workers.retry_failed)
     new = ShardCounts()
     if len(pending):
         run.save()
-        new = _run(config, output, photos, pending, height_px, width_px)
-    counts = output.counts(photos)
+        if config.workers.retry_failed:
+            output.forget_failures()
+        new = _run(config, output, photos, pending, size)
+    counts = output.settle(photos)
     result = ExtractResult(counts.done, counts.failed, new.total)
     if len(pending) or run.result is None:
         run.save(asdict(result))
@@ -88,9 +96,9 @@ def _absolute(config: ExtractConfig) -> ExtractConfig:
 
 
 def _run(
-    config: ExtractConfig, output: ShardedOutput, photos: pa.Table, pending: pa.Table, height_px: int, width_px: int
+    config: ExtractConfig, output: ShardedOutput, photos: pa.Table, pending: pa.Table, size: tuple[int, int]
 ) -> ShardCounts:
-    workers = config.workers
+    workers, (height_px, width_px) = config.workers, size
     connect()
     placement = place(workers)
     expected = FeatureSet.open(config.out).card if list_files(output.rows) else None

@@ -15,6 +15,7 @@ from raycap.locations import join, with_absolute
 from raycap.prepared import CAPTIONS_FILE, PHOTOS_FILE
 from raycap.runs import Run
 from raycap.schema import CAPTIONS, SPLITS
+from raycap.sole_writer import sole_writer
 from raycap.storage import write_table, write_text
 from raycap.text import TOKENIZER_FILE, Tokenizer
 
@@ -71,11 +72,6 @@ def prepare(config: PrepareConfig) -> PrepareResult:
         seed=config.seed,
     )
     tokenizer, captions = _clean(dataset, config)
-    write_table(join(config.out, PHOTOS_FILE), dataset.photos)
-    write_table(join(config.out, CAPTIONS_FILE), captions)
-    write_text(join(config.out, TOKENIZER_FILE), tokenizer.to_json())
-    write_text(join(config.out, DESCRIPTIONS_FILE), _descriptions(captions))
-    write_text(join(config.out, PROBLEMS_FILE), _lines(dataset.problems))
     result = PrepareResult(
         num_photos=_by_split(dataset.photos),
         num_captions=_by_split(captions),
@@ -84,7 +80,13 @@ def prepare(config: PrepareConfig) -> PrepareResult:
         max_length=tokenizer.max_length,
         num_problems=dict(Counter(problem.kind for problem in dataset.problems)),
     )
-    run.save(asdict(result))
+    with sole_writer(config.out):
+        write_table(join(config.out, PHOTOS_FILE), dataset.photos)
+        write_table(join(config.out, CAPTIONS_FILE), captions)
+        write_text(join(config.out, TOKENIZER_FILE), tokenizer.to_json())
+        write_text(join(config.out, DESCRIPTIONS_FILE), _descriptions(captions))
+        write_text(join(config.out, PROBLEMS_FILE), _lines(dataset.problems))
+        run.save(asdict(result))
     return result
 
 

@@ -19,8 +19,6 @@ from raycap.schema import FAILURES
 from raycap.storage import (
     delete_file,
     delete_folder,
-    delete_temporary_files,
-    list_files,
     list_tables,
     read_table,
     write_table,
@@ -81,23 +79,17 @@ class ShardedOutput:
         """Where the shards of the failures table are."""
         return join(self.out, FAILURES_FOLDER)
 
-    def pending(self, photos: pa.Table, *, retry_failed: bool = False, change: bool = True) -> pa.Table:
+    def pending(self, photos: pa.Table, *, retry_failed: bool = False) -> pa.Table:
         """Return the photos that still have neither a row nor a failure, in their order.
-
-        Also removes what killed writers left, and with `retry_failed` the failures table, whose photos are pending
-        from then on.
 
         Args:
             photos: with `image_id`, each once.
-            retry_failed: try failed photos again.
-            change: False removes nothing, and only tells what would be pending.
+            retry_failed: failed photos are pending too; `forget_failures` before they are tried.
 
         Raises:
             ConflictError: if the `image_id` of a pending photo is there for a photo from another place.
         """
         folders = [self.rows] if retry_failed else [self.rows, self.failures]
-        if change:
-            self._clean(delete_failures=retry_failed)
         finished = [key for folder in folders for key in self._keys(folder, self.key)]
         pending = photos.filter(pc.invert(pc.is_in(photos[self.key], pa.array(finished, pa.string()))))
         if self.key != "image_id":
@@ -115,6 +107,34 @@ class ShardedOutput:
         wanted = set(photos[self.key].to_pylist())
         done = wanted.intersection(self._keys(self.rows, self.key))
         return ShardCounts(len(done), len(wanted.intersection(self._keys(self.failures, self.key)) - done))
+
+    def settle(self, photos: pa.Table) -> ShardCounts:
+        """Return the `counts` of a run that is done, once every photo is there once.
+
+        A run that was killed may have had a shard in flight that appeared after the next run had looked what was
+        pending, and cut it otherwise. So what a second shard says of a photo is removed, and the failure of a photo
+        that has a row; both say the same, as a photo's row does not depend on the photos beside it.
+        """
+        seen: dict[str, set[str]] = {self.rows: set(), self.failures: set()}
+        for folder in seen:
+            for name in list_tables(folder):
+                location = join(folder, name)
+                keys = read_table(location, columns=[self.key])[self.key].to_pylist()
+                new = [not any(key in each for each in seen.values()) for key in keys]
+                if not all(new):
+                    kept = read_table(location).filter(pa.array(new))
+                    if len(kept):
+                        write_table(location, kept)
+                    else:
+                        delete_file(location)
+                seen[folder].update(keys)
+        wanted = set(photos[self.key].to_pylist())
+        done = wanted & seen[self.rows]
+        return ShardCounts(len(done), len((wanted & seen[self.failures]) - done))
+
+    def forget_failures(self) -> None:
+        """Remove the failures table, whose photos are pending from then on."""
+        delete_folder(self.failures)
 
     def delete(self) -> None:
         """Remove all rows and failures."""
@@ -139,13 +159,6 @@ class ShardedOutput:
         if len(rows):
             write_table(join(self.rows, name), rows)
         return ShardCounts(len(rows), len(failures))
-
-    def _clean(self, *, delete_failures: bool) -> None:
-        for location in (self.rows, self.failures):
-            delete_temporary_files(location)
-        if delete_failures:
-            for name in list_files(self.failures):
-                delete_file(join(self.failures, name))
 
     def _keys(self, folder: str, column: str) -> Iterable[str]:
         for name in list_tables(folder):

@@ -44,10 +44,10 @@ def resolve(location: str) -> tuple[fs.FileSystem, str]:
 
 def is_local(location: str) -> bool:
     """Whether `location` is on a filesystem of this machine."""
-    return _local_path(location) is not None
+    return local_path(location) is not None
 
 
-def _local_path(location: str) -> str | None:
+def local_path(location: str) -> str | None:
     """Return the path of a local location, None elsewhere; Python takes names that pyarrow does not."""
     if not is_uri(location):
         return os.path.abspath(os.path.expanduser(location))
@@ -57,7 +57,7 @@ def _local_path(location: str) -> str | None:
 
 def exists(location: str) -> bool:
     """Whether there is a file or folder at `location`."""
-    local = _local_path(location)
+    local = local_path(location)
     if local is not None:
         return os.path.exists(local)
     filesystem, path = resolve(location)
@@ -66,7 +66,7 @@ def exists(location: str) -> bool:
 
 def is_folder(location: str) -> bool:
     """Whether there is a folder at `location`."""
-    local = _local_path(location)
+    local = local_path(location)
     if local is not None:
         return os.path.isdir(local)
     filesystem, path = resolve(location)
@@ -98,7 +98,7 @@ def walk_files(folder: str, *, recursive: bool = True, hidden: bool = False) -> 
         recursive: go into the folders inside it.
         hidden: names that begin with a dot too.
     """
-    local = _local_path(folder)
+    local = local_path(folder)
     if local is not None:
         yield from _walk_local(local, recursive=recursive, hidden=hidden)
         return
@@ -178,7 +178,7 @@ def open_input(location: str) -> IO[bytes]:
     Raises:
         OSError: if it is not there, may not be read, or is a pipe, a socket or a device, which could block for ever.
     """
-    local = _local_path(location)
+    local = local_path(location)
     if local is None:
         filesystem, path = resolve(location)
         stream: IO[bytes] = filesystem.open_input_file(path)
@@ -190,7 +190,7 @@ def open_input(location: str) -> IO[bytes]:
 
 def read_bytes(location: str, *, at_most: int = -1) -> bytes:
     """Return the content of the file at `location`, or its first `at_most` bytes."""
-    if _local_path(location) is not None:
+    if local_path(location) is not None:
         with open_input(location) as file:
             return file.read(at_most)
     filesystem, path = resolve(location)
@@ -200,7 +200,7 @@ def read_bytes(location: str, *, at_most: int = -1) -> bytes:
 
 def num_bytes(location: str) -> int | None:
     """Return the size of the file at `location`, None if there is none."""
-    local = _local_path(location)
+    local = local_path(location)
     if local is not None:
         try:
             status = os.stat(local)
@@ -293,7 +293,7 @@ def write_small_text(location: str, content: str) -> None:
 
     On a local disk its hidden name is always the same, so that writing it again removes what a kill left.
     """
-    local = _local_path(location)
+    local = local_path(location)
     if local is None:
         write_text(location, content)
         return
@@ -317,7 +317,7 @@ def write_table(location: str, table: pa.Table) -> None:
 
 def delete_file(location: str) -> None:
     """Remove the file at `location`."""
-    local = _local_path(location)
+    local = local_path(location)
     if local is not None:
         os.remove(local)
         return
@@ -329,7 +329,7 @@ def delete_folder(location: str) -> None:
     """Remove the folder at `location` and all in it; nothing happens if there is none."""
     if not is_folder(location):
         return
-    local = _local_path(location)
+    local = local_path(location)
     if local is not None:
         shutil.rmtree(local)
         return
@@ -344,8 +344,10 @@ def upload_folder(source: Path, location: str) -> None:
 
 
 def delete_temporary_files(folder: str) -> None:
-    """Remove what killed writers left in a local folder; other filesystems never show an unfinished file."""
-    filesystem, path = resolve(folder)
-    if isinstance(filesystem, fs.LocalFileSystem):
-        for leftover in Path(path).glob(f"{_TEMPORARY_PREFIX}*"):
+    """Remove what killed writers left in a local folder and the folders in it, such as a stage's output.
+
+    Elsewhere there is nothing to remove: an object store never shows an unfinished file.
+    """
+    for pattern in (f"{_TEMPORARY_PREFIX}*", f"*/{_TEMPORARY_PREFIX}*"):
+        for leftover in Path(folder).glob(pattern):
             leftover.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from raycap.locations import join, with_absolute
 from raycap.prepared import Prepared
 from raycap.progress import Progress, say
 from raycap.runs import Run, short_hash
+from raycap.sole_writer import sole_writer
 from raycap.storage import delete_folder, read_json
 from raycap.train_worker import HISTORY_FILE, run_worker
 
@@ -47,7 +48,7 @@ def train(config: TrainConfig) -> TrainResult:
 
     Raises:
         InputError: if captions or features are missing.
-        ConflictError: if the output was made with other options or other inputs.
+        ConflictError: if the output was made with other options or other inputs, or another run is writing it.
         RaycapError: if the loss is no longer a number.
     """
     config = with_absolute(config, "prepared", "features", "out")
@@ -59,13 +60,14 @@ def train(config: TrainConfig) -> TrainResult:
     if run.result is not None:
         return TrainResult(**run.result)
     num_captions = _check_coverage(prepared, features)
-    run.save()
-    connect()
-    _fit(config, name=f"train-{short_hash(run.identity)}", num_captions=num_captions)
-    result = TrainResult(**_read_outcome(config.out))
-    run.save(asdict(result))
-    delete_folder(join(config.out, CHECKPOINTS_FOLDER))
-    return result
+    with sole_writer(config.out):
+        run.save()
+        connect()
+        _fit(config, name=f"train-{short_hash(run.identity)}", num_captions=num_captions)
+        result = TrainResult(**_read_outcome(config.out))
+        run.save(asdict(result))
+        delete_folder(join(config.out, CHECKPOINTS_FOLDER))
+        return result
 
 
 def _check_coverage(prepared: Prepared, features: FeatureSet) -> int:

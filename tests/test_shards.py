@@ -172,6 +172,8 @@ def test_retry_failed_makes_the_failed_pending(output):
     everything = photos("a", "b", "c")
     output.write(results("a", "b", "c", failed={"b"}), columns=COLUMNS)
     assert output.pending(everything, retry_failed=True)["image_id"].to_pylist() == ["b"]
+    assert output.counts(everything) == ShardCounts(2, 1)
+    output.forget_failures()
     assert list_files(output.failures) == []
     assert output.counts(everything) == ShardCounts(2, 0)
     output.write(results("b"), columns=COLUMNS)
@@ -187,13 +189,34 @@ def test_a_photo_that_failed_earlier_and_was_done_later_counts_as_done(output):
     assert len(output.pending(everything)) == 0
 
 
-def test_what_killed_writers_left_is_removed(output, tmp_path):
-    output.write(results("a", "b", failed={"b"}), columns=COLUMNS)
-    for folder in ("features", "failures"):
-        (tmp_path / folder / ".tmp-1234-part-x.parquet").write_bytes(b"PAR1")
-    assert output.pending(photos("a", "b", "c"))["image_id"].to_pylist() == ["c"]
-    assert sorted(path.name for path in tmp_path.rglob(".tmp-*")) == []
-    assert len(list(tmp_path.rglob("*.parquet"))) == 2
+def test_settled_every_photo_is_there_once(output):
+    """Shards of a killed run appeared after the next run had looked, and cut the same photos otherwise."""
+    everything = photos(*"abcdef")
+    output.write(results("a", "b", "c", failed={"c"}), columns=COLUMNS)
+    output.write(results("d", "e"), columns=COLUMNS)
+    assert output.settle(everything) == output.counts(everything) == ShardCounts(4, 1)
+    before = {name: read_table(f"{output.rows}/{name}") for name in list_files(output.rows)}
+    output.write(results("b", "c", "d"), columns=COLUMNS)  # this time c went well
+    output.write(results("d", "e", "f", failed={"e"}), columns=COLUMNS)
+    output.write(results("e", "d"), columns=COLUMNS)
+    assert output.settle(everything) == output.counts(everything) == ShardCounts(6, 0)
+    assert ids_in(output.rows) == list("abcdef")
+    assert ids_in(output.failures) == []
+    assert all(len(read_table(f"{output.rows}/{name}")) for name in list_files(output.rows)), "an empty shard is left"
+    settled = {name: read_table(f"{output.rows}/{name}") for name in list_files(output.rows)}
+    assert output.settle(everything) == ShardCounts(6, 0)
+    assert {name: read_table(f"{output.rows}/{name}") for name in list_files(output.rows)} == settled
+    assert sum(before[name].equals(settled.get(name)) for name in before) >= 1
+
+
+def test_settling_keeps_the_metadata_and_all_columns(output):
+    output.write(results("a", "b", **{"raycap.encoder": "{}"}), columns=COLUMNS)
+    output.write(results("b", "c", **{"raycap.encoder": "{}"}), columns=COLUMNS)
+    output.settle(photos(*"abc"))
+    assert ids_in(output.rows) == list("abc")
+    for name in list_files(output.rows):
+        schema = pq.read_schema(f"{output.rows}/{name}")
+        assert (schema.names, schema.metadata[b"raycap.encoder"]) == (list(COLUMNS), b"{}")
 
 
 def test_other_files_beside_the_shards_do_not_matter(output, tmp_path):

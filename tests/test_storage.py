@@ -165,9 +165,9 @@ def test_what_a_killed_writer_leaves_is_hidden_and_can_be_removed(tmp_path):
 
 
 def test_delete_temporary_files_spares_all_else(tmp_path):
-    fill(tmp_path, ".tmp-1-a", ".tmp-2-b.parquet", ".hidden", "a.parquet", "tmp-a", "sub/.tmp-3-c")
+    fill(tmp_path, ".tmp-1-a", ".tmp-2-b.parquet", ".hidden", "a.parquet", "tmp-a", "sub/.tmp-3-c", "sub/in/.tmp-4-d")
     storage.delete_temporary_files(str(tmp_path))
-    assert everything_in(tmp_path) == [".hidden", "a.parquet", "sub/.tmp-3-c", "tmp-a"]
+    assert everything_in(tmp_path) == [".hidden", "a.parquet", "sub/in/.tmp-4-d", "tmp-a"]
     storage.delete_temporary_files(str(tmp_path / "no"))
 
 
