@@ -46,10 +46,12 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# needs uv; no index address goes into the lock
+# needs uv; no index address goes into the locks. A cluster's nodes install the second, held to the versions of the first
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --no-header -q
 lock:
-	uv pip compile pyproject.toml --universal --python-version 3.11 --extra cpu --group dev --upgrade \
-		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header -q -o requirements.lock
+	$(COMPILE) --extra cpu --group dev -o requirements.lock
+	$(COMPILE) --extra gpu --group cluster --constraints requirements.lock -o requirements-gpu.lock
 
 clean:
 	rm -rf $(VENV) work
