@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raycap.cluster import Placement, connect, place
+from raycap.cluster import Placement, connect, place, require_on_every_node
 from raycap.config import CaptionConfig
 from raycap.errors import ConflictError, InputError, TooManyFailuresError
 from raycap.exports import export, export_location
@@ -236,6 +236,7 @@ class _Job:
 
     def _run(self, pending: pa.Table, output: ShardedOutput, sidecars: Sidecars | None) -> ShardCounts:
         connect()
+        require_on_every_node(join(self.out, RUN_FILE))
         placement = place(self.config.workers)
         alternatives = (ALTERNATIVES.name,) if self.config.decoding.num_captions > 1 else ()
         write = WriteShards(
@@ -297,7 +298,7 @@ class _Job:
         speak = {"bundle": self.bundle, "decoding": config.decoding, **common}
         return [
             decode,
-            ModelStep(operator=EncodePhotos, options=encode, placement=placement.share(_ENCODER_SHARE)),
+            ModelStep(operator=EncodePhotos, options=encode, placement=placement.share(_ENCODER_SHARE), slowest=True),
             ModelStep(operator=CaptionFeatures, options=speak, placement=placement.share(1 - _ENCODER_SHARE)),
         ]
 

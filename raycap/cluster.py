@@ -8,14 +8,16 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray.util.metrics import Counter, Gauge
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raycap.config import WorkersConfig
 from raycap.errors import InputError, RaycapError
+from raycap.storage import exists, is_local
 
 # Logical CPUs only: light operators ask for fractions, and model workers leave some of their node to them. What
 # TensorFlow really uses is its threads, which are set apart.
@@ -25,6 +27,7 @@ _MODEL_SHARE = 0.6
 # there was one on two cores, and half the photos a second). Beside GPUs it gives them more than half.
 _DECODE_CPUS, _DECODE_CPUS_BESIDE_GPU = 0.1, 0.5
 _POLL_EVERY_S = 0.5
+_MANY_NODES = 1000  # where an autoscaler's group of nodes has no limit
 # Ray ends a worker process that is idle for a second where there are more of them than cores, which on a small machine
 # there always are; the next task then starts another, at two seconds of a core. Kept, VGG16 on two cores captions 1.7
 # times as many photos a second.
@@ -37,13 +40,17 @@ class Placement:
     """Where model workers go.
 
     Attributes:
-        num_workers: of each model operator.
+        num_workers: of each model operator, from the start.
+        max_workers: with the nodes that the cluster's autoscaler may start.
+        fixed: somebody said how many; otherwise those that take longest also start on nodes that join by themselves.
         num_gpus: of each worker.
         num_cpus: logical, of each worker.
         num_threads: TensorFlow's, on a CPU; None on a GPU.
     """
 
     num_workers: int
+    max_workers: int
+    fixed: bool
     num_gpus: float
     num_cpus: float
     num_threads: int | None
@@ -55,59 +62,125 @@ class Placement:
 
     def share(self, part: float) -> "Placement":
         """Return the placement of an operator that does `part` of a worker's work beside others."""
-        return Placement(
-            num_workers=self.num_workers,
-            num_gpus=round(self.num_gpus * part, 2),
-            num_cpus=round(self.num_cpus * part, 3),
-            num_threads=self.num_threads,
-        )
+        return replace(self, num_gpus=round(self.num_gpus * part, 2), num_cpus=round(self.num_cpus * part, 3))
 
 
 def connect() -> None:
-    """Connect to the cluster that this process belongs to or RAY_ADDRESS names, or start one on this machine.
+    """Connect to the cluster that RAY_ADDRESS names, as it does in a job, or start one on this machine for this process.
 
+    A cluster that happens to run on this machine, or has run there, is not joined: `RAY_ADDRESS=auto` asks for that.
     With RAYCAP_VERBOSE set, what Ray and the workers log is shown, and a cluster started here has a dashboard.
     """
     verbose = bool(os.environ.get("RAYCAP_VERBOSE"))
     if not ray.is_initialized():
         os.environ.setdefault(*_KEEP_IDLE_WORKERS)
+        address = os.environ.get("RAY_ADDRESS", "local")
         if verbose:
-            ray.init()
+            ray.init(address)
         else:
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
             # the dashboard of a cluster that lives as long as this process has no visitors, and takes 2% of two cores
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+            ray.init(address, logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     if not verbose:
         for name in ("ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log as errors is raised as well
 
 
-def cluster_cpus() -> tuple[float, float]:
-    """Return the CPUs of the whole cluster, and of its largest node."""
-    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    return ray.cluster_resources().get("CPU", 1.0), max(nodes, default=1.0)
+def require_on_every_node(location: str) -> None:
+    """Check that every node sees a file that this process has written, as workers will write beside it.
+
+    Raises:
+        InputError: if a node does not.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2 or not is_local(location):
+        return
+    look = ray.remote(num_cpus=0)(exists)
+    seen = {
+        node["NodeManagerAddress"]: look.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+        ).remote(location)
+        for node in nodes
+    }
+    blind = [address for address, answer in seen.items() if not ray.get(answer)]
+    if blind:
+        raise InputError(
+            f"{location} is not seen on {', '.join(blind)}; give an --out that every node of the cluster reaches, "
+            "such as s3://... or a shared folder"
+        )
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a cluster has for work.
+
+    Attributes:
+        cpus: logical, of each node.
+        gpus: of all nodes.
+    """
+
+    cpus: tuple[float, ...]
+    gpus: float
+
+    @classmethod
+    def now(cls) -> "Capacity":
+        """Return what the nodes that are there have."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return cls(tuple(node.get("CPU", 0.0) for node in nodes), sum(node.get("GPU", 0.0) for node in nodes))
+
+    @classmethod
+    def at_most(cls) -> "Capacity":
+        """Return what the cluster may come to have, with the nodes that its autoscaler may start."""
+        now = cls.now()
+        config = ray._private.state.state.get_cluster_config()  # Ray's own libraries ask here; there is no public place
+        groups = config.node_group_configs if config else ()
+        counts = [each.max_count if each.max_count >= 0 else _MANY_NODES for each in groups]
+        cpus = [each.resources.get("CPU", 0) for each, count in zip(groups, counts, strict=True) for _ in range(count)]
+        gpus = sum(each.resources.get("GPU", 0) * count for each, count in zip(groups, counts, strict=True))
+        return cls(tuple(map(float, cpus)) if sum(cpus) > sum(now.cpus) else now.cpus, max(now.gpus, float(gpus)))
+
+    def workers_of(self, threads: int) -> int:
+        """Return how many workers of so many threads there is room for."""
+        return sum(int(cpus / threads) for cpus in self.cpus)
 
 
 def place(workers: WorkersConfig) -> Placement:
     """Return where the model workers of a job go on the cluster that is connected.
 
     Raises:
-        InputError: if more GPUs are asked for than there are.
+        InputError: if more GPUs are asked for than there are or may come, or there are no CPUs.
     """
-    gpus = ray.cluster_resources().get("GPU", 0.0)
-    cpus, node_cpus = cluster_cpus()
-    per_worker = workers.num_gpus if workers.num_gpus is not None else min(1.0, gpus)
-    if per_worker > gpus:
-        raise InputError(f"the cluster has {gpus:g} GPUs; give --num-gpus {gpus:g} or less, or add nodes")
-    if per_worker > 0:
-        num_workers = workers.num_workers or max(1, int(gpus / per_worker))
-        num_cpus = min(1.0, _MODEL_SHARE * cpus / num_workers)
-        return Placement(num_workers=num_workers, num_gpus=per_worker, num_cpus=num_cpus, num_threads=None)
-    threads = max(1, int(min(workers.cpus_per_worker, node_cpus)))
-    num_workers = workers.num_workers or max(1, int(cpus / threads))
-    threads = max(1, min(threads, int(cpus / num_workers)))
-    num_cpus = _MODEL_SHARE * min(threads, cpus / num_workers)
-    return Placement(num_workers=num_workers, num_gpus=0.0, num_cpus=num_cpus, num_threads=threads)
+    now, most = Capacity.now(), Capacity.at_most()
+    cpus = sum(most.cpus)
+    if not cpus:
+        raise InputError("no node of the cluster has CPUs for work; add nodes")
+    per_worker = workers.num_gpus if workers.num_gpus is not None else min(1.0, most.gpus)
+    if per_worker > most.gpus:
+        raise InputError(f"the cluster has {most.gpus:g} GPUs; give --num-gpus {most.gpus:g} or less, or add nodes")
+    asked = workers.num_workers
+    if per_worker:
+        max_workers = asked or max(1, int(most.gpus / per_worker))
+        return Placement(
+            num_workers=asked or max(1, int(now.gpus / per_worker)),
+            max_workers=max_workers,
+            fixed=asked is not None,
+            num_gpus=per_worker,
+            num_cpus=min(1.0, _MODEL_SHARE * cpus / max_workers),
+            num_threads=None,
+        )
+    threads = max(1, int(min(workers.cpus_per_worker, max(most.cpus))))
+    threads = max(1, min(threads, int(cpus / (asked or 1))))
+    max_workers = asked or max(1, most.workers_of(threads))
+    a_node = max(1, int(max(most.cpus) / threads))
+    share = max(_MODEL_SHARE, (a_node + 0.2) / (a_node + 1))  # so that no more than these fit on a node
+    return Placement(
+        num_workers=asked or max(1, now.workers_of(threads)),
+        max_workers=max_workers,
+        fixed=asked is not None,
+        num_gpus=0.0,
+        num_cpus=share * min(threads, cpus / max_workers),
+        num_threads=threads,
+    )
 
 
 @contextmanager

@@ -4,15 +4,15 @@ from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 
-from raycap.cluster import connect, place
+from raycap.cluster import connect, place, require_on_every_node
 from raycap.config import ExtractConfig
 from raycap.errors import FormatError, InputError, TooManyFailuresError
 from raycap.features import FOLDER, FeatureSet
 from raycap.input_sizes import SAVED_MODEL_SUFFIX, input_size
-from raycap.locations import absolute, with_absolute
+from raycap.locations import absolute, join, with_absolute
 from raycap.operators import DecodePhotos, EncodePhotos, LoadEncoder, WriteShards
 from raycap.pipeline import ModelStep, Step, plan_shards, run_shards
-from raycap.runs import Run
+from raycap.runs import RUN_FILE, Run
 from raycap.shards import ShardCounts, ShardedOutput
 from raycap.sole_writer import sole_writer
 from raycap.storage import exists, list_files, read_table
@@ -100,6 +100,7 @@ def _run(
 ) -> ShardCounts:
     workers, (height_px, width_px) = config.workers, size
     connect()
+    require_on_every_node(join(config.out, RUN_FILE))
     placement = place(workers)
     expected = FeatureSet.open(config.out).card if list_files(output.rows) else None
     load = LoadEncoder(
@@ -125,7 +126,7 @@ def _run(
     )
     steps: list[Step] = [
         decode,
-        ModelStep(operator=EncodePhotos, options=encode, placement=placement),
+        ModelStep(operator=EncodePhotos, options=encode, placement=placement, slowest=True),
         WriteShards(output=output, columns=("image_id", "feature")),
     ]
     photo_bytes = height_px * width_px * 3

@@ -22,6 +22,10 @@ _MIN_PHOTOS_TO_JUDGE = 100
 # Decoded photos that wait for a model: enough to keep it busy, and no more, or decoding would run ahead as far as Ray's
 # object store reaches.
 _BLOCKS_AHEAD, _BLOCKS_AHEAD_PER_WORKER = 16, 8
+# Ray Data keeps half of a cluster for its steps in equal parts, and starts a worker once the others have 1.75 blocks
+# each. Then nodes that join get no model worker: what is left of their CPUs to the model's step is less than it needs.
+_KEPT_FOR_EACH_STEP, _BLOCKS_A_WORKER_TO_GROW = 0.2, 1.0
+_MAX_DEATHS_IN_A_ROW = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +36,12 @@ class ModelStep:
         operator: the class.
         options: its constructor's keyword arguments.
         placement: of its actors.
+        slowest: the others wait for it, so that it is the one to grow where nodes join.
     """
 
     operator: type
     placement: Placement
+    slowest: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -93,6 +99,10 @@ def run_blocks(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
+    # a model worker that dies while it loads, of memory as a rule, is replaced; one that cannot load says so later
+    context.max_consecutive_actor_init_deaths = _MAX_DEATHS_IN_A_ROW
+    context.op_resource_reservation_ratio = _KEPT_FOR_EACH_STEP
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = _BLOCKS_A_WORKER_TO_GROW
     with own_errors():
         dataset = _build(shards, steps)
         if photo_bytes is not None:
@@ -166,7 +176,7 @@ def _build(shards: Sequence[pa.Table], steps: Sequence[Step]) -> Dataset:
             dataset = dataset.map_batches(
                 step.operator,
                 fn_constructor_kwargs=dict(step.options),
-                compute=ActorPoolStrategy(min_size=1, max_size=step.placement.num_workers),
+                compute=_pool(step, len(tables)),
                 num_cpus=step.placement.num_cpus,
                 num_gpus=step.placement.num_gpus or None,
                 **whole_blocks,
@@ -175,6 +185,14 @@ def _build(shards: Sequence[pa.Table], steps: Sequence[Step]) -> Dataset:
             cpus = decode_cpus if step is steps[0] else _WRITE_CPUS
             dataset = dataset.map_batches(_as_function(step), num_cpus=cpus, **whole_blocks)
     return dataset
+
+
+def _pool(step: ModelStep, num_shards: int) -> ActorPoolStrategy:
+    """Return how many actors: all that have room at once, as Ray Data would keep part of the cluster free of them."""
+    placement = step.placement
+    at_first = min(placement.num_workers, num_shards)
+    grows = step.slowest and not placement.fixed
+    return ActorPoolStrategy(min_size=at_first, max_size=None if grows else max(at_first, placement.max_workers))
 
 
 def _as_function(operator: Callable[[pa.Table], pa.Table]) -> Callable[[pa.Table], pa.Table]:

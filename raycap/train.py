@@ -8,14 +8,14 @@ from typing import Any
 import pyarrow.compute as pc
 import ray.train
 
-from raycap.cluster import cluster_cpus, connect, own_errors, watched_board
+from raycap.cluster import Capacity, connect, own_errors, require_on_every_node, watched_board
 from raycap.config import TrainConfig
 from raycap.errors import InputError, RaycapError
 from raycap.features import FeatureSet
 from raycap.locations import join, with_absolute
 from raycap.prepared import Prepared
 from raycap.progress import Progress, say
-from raycap.runs import Run, short_hash
+from raycap.runs import RUN_FILE, Run, short_hash
 from raycap.sole_writer import sole_writer
 from raycap.storage import delete_folder, read_json
 from raycap.train_worker import HISTORY_FILE, run_worker
@@ -63,6 +63,7 @@ def train(config: TrainConfig) -> TrainResult:
     with sole_writer(config.out):
         run.save()
         connect()
+        require_on_every_node(join(config.out, RUN_FILE))
         _fit(config, name=f"train-{short_hash(run.identity)}", num_captions=num_captions)
         result = TrainResult(**_read_outcome(config.out))
         run.save(asdict(result))
@@ -92,8 +93,9 @@ def _check_coverage(prepared: Prepared, features: FeatureSet) -> int:
 def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
     from ray.train.tensorflow import TensorflowTrainer  # imports TensorFlow, which takes seconds
 
-    cpus, node_cpus = cluster_cpus()
-    threads = config.cpus_per_worker or max(1, int(min(cpus / config.num_workers, node_cpus)))
+    most = Capacity.at_most()
+    cpus = sum(most.cpus)
+    threads = config.cpus_per_worker or max(1, int(min(cpus / config.num_workers, max(most.cpus))))
     epochs_said = 0
 
     with Progress("train", num_captions, unit="captions") as progress:
