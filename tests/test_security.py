@@ -1,27 +1,32 @@
 """What docs/security.md promises: strangers' bundles, photos, lists and names run no code and write nowhere else."""
 
 import ast
+import dataclasses
 import io
+import json
 import os
 import pickle  # noqa: TID251  # what attackers write
 import re
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import write_shard
+from builders import CARD, write_shard
 
 from raycap import storage
 from raycap.caption_files import CaptionFile
 from raycap.config import LimitsConfig
-from raycap.errors import DatasetError, FormatError, ImageMissingError
+from raycap.errors import DatasetError, FormatError, ImageMissingError, InputError, WeightsError
 from raycap.exports import export
 from raycap.features import FeatureSet
+from raycap.input_sizes import input_size
 from raycap.photo_reader import Address, read_photos
 from raycap.photo_sources import find_photos
+from raycap.saved_models import check_config, read_config
 from raycap.schema import PHOTO_LISTING
 from raycap.shards import ShardedOutput
 from raycap.sidecars import Sidecars, delete_written_sidecars
@@ -132,6 +137,217 @@ def test_a_registered_type_with_metadata_that_is_a_pickle_is_refused(tmp_path, t
     with pytest.raises(pa.ArrowInvalid), open_parquet(str(tmp_path / "p.parquet")):
         pass
     assert find_photos([str(tmp_path / "p.parquet")])["problem"].null_count == 0
+
+
+# ---- bundles and saved encoders from strangers cannot run code
+
+
+def layer(kind: str, module: str | None = "keras.layers", registered: str | None = None, **config) -> dict:
+    return {"class_name": kind, "module": module, "registered_name": registered, "config": config}
+
+
+def in_a_model(each: object, **more) -> dict:
+    photo = layer("InputLayer", batch_shape=[None, 32, 32, 3], dtype="float32", name="photo")
+    functional = layer("Functional", "keras.src.models.functional", "Functional", name="m", layers=[photo, each])
+    return functional | more
+
+
+def function(name: str, module: str | None, registered: str | None = None) -> dict:
+    return {"class_name": "function", "config": name, "module": module, "registered_name": registered or name}
+
+
+HARMLESS = [
+    layer("Dense", units=1, activation=function("gelu", "builtins")),
+    layer("Dense", units=1, kernel_initializer=layer("GlorotUniform", "keras.initializers")),
+    layer("Add", "keras.src.ops.numpy", "Add"),
+    layer("LayerScale", "keras.src.applications.convnext", "LayerScale"),
+    layer("DTypePolicy", "keras", name="float32"),
+    {"class_name": "__keras_tensor__", "config": {"shape": [None, 4], "keras_history": ["photo", 0, 0]}},
+]
+HARMFUL = [
+    layer("Lambda", function={"class_name": "__lambda__", "config": {"value": "4wAAAA=="}}),
+    layer("Lambda", "keras.src.layers.core.lambda_layer", "Lambda", function="f"),
+    layer("TFSMLayer", filepath="/tmp/evil", call_endpoint="serve"),
+    layer("TorchModuleWrapper", module="gANj"),
+    layer("JaxLayer"),
+    layer("FlaxLayer"),
+    layer("system", "os", command="true"),
+    layer("Popen", "subprocess", args=["true"]),
+    layer("Evil", "evil_package", "evil_package>Evil"),
+    layer("Evil", None, "Custom>Evil"),
+    layer("Dense", "keras.layers", "Custom>Evil", units=1),
+    layer("Dense", None, units=1),
+    layer("Evil", "keras_hub.src.evil"),
+    layer("Evil", "kerasevil.layers"),
+    layer("Evil", "keras.src.utils.torch_utils"),
+    layer("Sequence", "keras.utils"),
+    layer("Dense", units=1, activation=function("system", "os")),
+    layer("Dense", units=1, activation=function("get_file", "keras.utils")),
+    layer("Dense", units=1, activation=function("heap_dump", "keras.src.utils.debugging")),
+    layer("Dense", units=1, activation=function("relu", "keras.activations", "Custom>relu")),
+    layer("Dense", units=1, activation={"class_name": "__lambda__", "config": {"value": "4wAAAA=="}}),
+    layer("Dense", units=1, activation={"class_name": "__typespec__", "module": "os", "spec_name": "x", "config": []}),
+    layer("TimeDistributed", layer=layer("Bidirectional", layer=layer("Lambda", function="f"))),
+    {"class_name": 3, "module": "keras.layers", "config": {}},
+    {"class_name": ["Dense"], "module": ["keras.layers"], "config": {}},
+    {"class_name": "function", "module": "builtins", "config": {"class_name": "x"}},
+]
+
+
+@pytest.mark.parametrize("each", HARMLESS, ids=lambda each: each["class_name"])
+def test_keras_own_layers_pass(each):
+    check_config(in_a_model(each))
+
+
+@pytest.mark.parametrize("each", HARMFUL, ids=lambda each: str(each["class_name"]))
+def test_anything_else_in_a_saved_model_is_refused_before_keras_sees_it(each):
+    for config in (in_a_model(each), each, [each], {"config": {"deep": [[{"x": each}]]}}):
+        with pytest.raises(ValueError, match="only Keras' own layers and operations are loaded"):
+            check_config(config)
+
+
+def test_how_a_model_was_compiled_is_not_loaded_and_does_not_count():
+    check_config(in_a_model(HARMLESS[0], compile_config={"loss": function("my_loss", "my_module")}))
+    with pytest.raises(ValueError, match="my_module"):
+        check_config(in_a_model(in_a_model(HARMLESS[0], compile_config={"loss": function("my_loss", "my_module")})))
+
+
+def saved(members: dict[str, bytes | str], **options) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, **options) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+WHOLE = {"metadata.json": "{}", "config.json": json.dumps(in_a_model(HARMLESS[0])), "model.weights.h5": b"\x89HDF"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "../../../../tmp/x",
+        "/etc/x",
+        "assets/x",
+        "assets/../../x",
+        "model.weights.npz",
+        "a\nb",
+        "C:\\x",
+        "x" * 999,
+    ],
+)
+def test_a_saved_model_holds_no_file_that_could_be_written_elsewhere_or_be_a_pickle(name):
+    assert read_config(saved(WHOLE))["class_name"] == "Functional"
+    with pytest.raises(ValueError, match=r"it holds .*; only config\.json, metadata\.json, model\.weights\.h5 may be"):
+        read_config(saved(WHOLE | {name: b"x"}))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_saved_model_is_no_bomb(tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("config.json", "w", force_zip64=True) as file:
+            for _ in range(65):
+                file.write(b" " * 2**20)
+        archive.writestr("model.weights.h5", b"")
+    bombs = [buffer.getvalue(), saved(WHOLE | {"config.json": "[" * 100_000})]
+    weights = io.BytesIO()
+    with zipfile.ZipFile(weights, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("config.json", WHOLE["config.json"])
+        with archive.open("model.weights.h5", "w", force_zip64=True) as file:
+            for _ in range(300):
+                file.write(bytes(2**20))
+    bombs.append(weights.getvalue())
+    twice = io.BytesIO(saved(WHOLE))
+    with zipfile.ZipFile(twice, "a") as archive:
+        archive.writestr("config.json", json.dumps(HARMFUL[0]))
+    bombs.append(twice.getvalue())
+    for each in bombs:
+        with pytest.raises(ValueError, match=r"would unpack to|a file twice|not a whole saved Keras model"):
+            read_config(each)
+        (tmp_path / "e.keras").write_bytes(each)
+        with pytest.raises(WeightsError):
+            input_size(str(tmp_path / "e.keras"))
+
+
+def replace_config(path: Path, change) -> None:
+    """Rewrite the configuration of a saved model."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    path.write_bytes(saved(members | {"config.json": json.dumps(change(config))}))
+
+
+def evil_lambda(folder: Path):
+    """A layer that makes a folder when it is called, or loaded."""
+    import keras
+
+    text = str(folder)
+    return keras.layers.Lambda(lambda x: (os.mkdir(text), x)[1])
+
+
+def test_a_bundle_with_code_in_it_is_refused(tmp_path, trap):
+    import keras
+    from test_model import bundle
+
+    from raycap.model import Bundle
+
+    bundle().save(str(tmp_path / "b"))
+    Bundle.load(str(tmp_path / "b"))
+    path = tmp_path / "b/model.keras"
+    whole = path.read_bytes()
+    photo = keras.Input((12,))
+    keras.Model(photo, evil_lambda(tmp_path / "made at saving")(photo)).save(path)
+    with pytest.raises(FormatError, match=r"model\.keras cannot be loaded: it holds"):
+        Bundle.load(str(tmp_path / "b"))
+    for each in (*HARMFUL, {"class_name": "Dense"}, {}, [], None, 3):
+        path.write_bytes(whole)
+        replace_config(path, lambda _, each=each: in_a_model(each) if each in HARMFUL else each)
+        with pytest.raises(FormatError, match=r"model\.keras cannot be loaded"):
+            Bundle.load(str(tmp_path / "b"))
+    path.write_bytes(whole)
+    Bundle.load(str(tmp_path / "b"))
+
+
+def test_keras_safe_mode_refuses_the_same_layer_where_the_list_would_not(tmp_path, monkeypatch):
+    """The second lock: even a layer that the list let pass would not run."""
+    import keras
+    from test_model import bundle
+
+    from raycap import saved_models
+    from raycap.model import Bundle
+
+    bundle().save(str(tmp_path))
+    photo = keras.Input((12,))
+    keras.Model(photo, evil_lambda(tmp_path / "made at saving")(photo)).save(tmp_path / "model.keras")
+    monkeypatch.setattr(saved_models, "check_config", lambda _: None)
+    (tmp_path / "made at saving").rmdir()
+    with pytest.raises(FormatError, match=r"model\.keras cannot be loaded"):
+        Bundle.load(str(tmp_path))
+    assert not (tmp_path / "made at saving").exists()
+
+
+def test_an_encoder_that_a_bundle_names_cannot_run_code(tmp_path, trap):
+    import keras
+
+    from raycap.encoder import load_encoder, reload_encoder
+
+    photo = keras.Input((32, 32, 3))
+    flat = keras.layers.Flatten()(keras.layers.AveragePooling2D(16)(photo))
+    path = tmp_path / "e.keras"
+    keras.Model(photo, evil_lambda(tmp_path / "made at saving")(flat)).save(path)
+    card = dataclasses.replace(CARD, weights=str(path), height_px=32, width_px=32, dim=12)
+    for load in (lambda: load_encoder(str(path)), lambda: reload_encoder(card)):
+        with pytest.raises(WeightsError, match=r"e\.keras cannot be loaded as a saved Keras model: it holds"):
+            load()
+    (tmp_path / "w.h5").write_bytes(pickle.dumps(Trap(trap)))
+    named = dataclasses.replace(CARD, name="mobilenetv2", weights=str(tmp_path / "w.h5"), preprocessing="mobilenet_v2")
+    with pytest.raises(WeightsError, match="does not hold the weights"):
+        reload_encoder(named)
+    for name in ("os.system", "../x", "keras.utils.get_file", "get_file", "__class__"):
+        with pytest.raises(InputError, match="there is no encoder"):
+            reload_encoder(dataclasses.replace(CARD, name=name, preprocessing="os"))
 
 
 # ---- paths in a list or tar cannot write outside the output folder
