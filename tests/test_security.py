@@ -10,6 +10,7 @@ import re
 import tarfile
 import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +18,17 @@ import pyarrow.parquet as pq
 import pytest
 from builders import CARD, write_shard
 
-from raycap import storage
+from raycap import cli, storage
 from raycap.caption_files import CaptionFile
 from raycap.config import LimitsConfig
+from raycap.diagram import model_svg
 from raycap.errors import DatasetError, FormatError, ImageMissingError, InputError, WeightsError
 from raycap.exports import export
 from raycap.features import FeatureSet
 from raycap.input_sizes import input_size
 from raycap.photo_reader import Address, read_photos
 from raycap.photo_sources import find_photos
+from raycap.progress import printable, say
 from raycap.saved_models import check_config, read_config
 from raycap.schema import PHOTO_LISTING
 from raycap.shards import ShardedOutput
@@ -438,3 +441,91 @@ def test_starting_over_deletes_nothing_but_txt_files(tmp_path):
     write_table(f"{sidecars.record}/part-0.parquet", pa.table(rows))
     delete_written_sidecars(out)
     assert (tmp_path / "id_rsa").exists()
+
+
+# ---- captions and names cannot steer a terminal, or forge HTML; for CSV see test_exports.py
+
+STEERING = "a\x1b[2J\x9b31m\x07\x08\x7f\r\x85\u202egpj.\u2066\u2028b\ud800"
+
+
+def steers(text: str) -> list[str]:
+    """The characters of a text that a terminal would obey, other than ends of lines and tabs."""
+    return [each for each in text if each not in "\n\t" and (not each.isprintable() and each != "\u200d")]
+
+
+def row(**changes) -> dict:
+    shown = {"image_id": STEERING, "uri": f"/p/{STEERING}", "caption": STEERING, "log_prob": -1.5, "num_tokens": 2}
+    return shown | {"width": 1, "height": 1, "error_type": None, "error_message": None} | changes
+
+
+def test_text_is_escaped_and_people_can_still_read_it():
+    assert printable("a\x1b[31mb\nc\td\x9b") == r"a\x1b[31mb\nc\td\x9b"
+    assert steers(printable(STEERING)) == []
+    for fine in ("é狗 😀", "שלום", "👩\u200d🚀", r"C:\new", "it's"):
+        assert printable(fine) == fine
+
+
+@pytest.mark.parametrize("switch", ["", "RAYCAP_JSON"])
+def test_names_and_captions_cannot_steer_a_terminal_or_forge_a_line(switch, capsys, monkeypatch):
+    if switch:
+        monkeypatch.setenv(switch, "1")
+    two_lines = "x.jpg\tforged\t0.0\ny.jpg\tforged\t0.0"
+    failed = row(image_id=two_lines, error_type="ImageMissingError", error_message=f"no {two_lines} {STEERING}")
+    for each in (row(), row(image_id=two_lines, caption=two_lines), failed):
+        cli._show_caption(each)
+        printed = capsys.readouterr()
+        text = printed.out + printed.err
+        assert steers(text) == []
+        assert text.count("\n") == 1
+        assert text.count("\t") == (0 if switch or each is failed else 2)
+        if switch:  # what a program reads is exact
+            assert json.loads(printed.out)["image_id"] == each["image_id"]
+
+
+def test_errors_and_messages_cannot_steer_a_terminal(capsys, tmp_path):
+    assert cli.main(["caption", str(tmp_path / STEERING.replace("\ud800", "")), "--model", str(tmp_path)]) == 2
+    assert cli.main([STEERING]) == 2
+    say(f"epoch 1\n{STEERING}")
+    printed = capsys.readouterr()
+    assert steers(printed.out + printed.err) == []
+    assert "epoch 1\n" in printed.err
+
+
+def test_everything_is_printed_in_one_place():
+    """So that nothing goes around the escaping: print is called by progress, and by the help and version texts."""
+    found = {
+        path.stem: sum(
+            isinstance(node, ast.Call) and ast.unparse(node.func) in {"print", "sys.stdout.write", "sys.stderr.write"}
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        )
+        for path in SOURCES
+    }
+    assert {name: count for name, count in found.items() if count} == {"progress": 3, "cli": 2}
+
+
+class Operation:
+    """As much of a Keras operation as the drawing asks for."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self._inbound_nodes, self.output = name, [], np.zeros(1)
+
+
+def test_a_drawing_escapes_the_names_in_it():
+    class Model:
+        name = '<script>alert("1")</script>'
+        operations = (Operation("</text><script>x</script>&\"'"),)
+
+        def count_params(self):
+            return 1
+
+    drawn = ElementTree.fromstring(model_svg(Model()))
+    assert {each.tag.rpartition("}")[2] for each in drawn.iter()} <= {
+        "svg",
+        "defs",
+        "marker",
+        "path",
+        "rect",
+        "text",
+        "g",
+    }
+    assert drawn.get("aria-label") == '<script>alert("1")</script>, 1 parameters'
