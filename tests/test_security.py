@@ -529,3 +529,20 @@ def test_a_drawing_escapes_the_names_in_it():
         "g",
     }
     assert drawn.get("aria-label") == '<script>alert("1")</script>, 1 parameters'
+
+
+# ---- dependencies are audited
+
+
+def test_dependencies_are_pinned_by_hash_and_audited():
+    lock = (ROOT / "requirements.lock").read_text("utf-8")
+    pins = re.split(r"\n(?=[a-z0-9])", lock)
+    assert all("--hash=sha256:" in each for each in pins if "==" in each)
+    assert not re.search(r"https?://|--(extra-)?index-url|--find-links|--trusted-host", lock)
+    recipe = (ROOT / "Makefile").read_text("utf-8")
+    assert re.search(r"^check-all: check audit\b", recipe, re.MULTILINE)
+    audit = recipe.partition("\naudit:")[2].partition("\n\n")[0]
+    # strict: what could not be looked up is an error, and not passed over
+    for option in ("--strict", "--require-hashes", "--disable-pip", "-r requirements.lock"):
+        assert option in audit
+    assert "exit 1" in audit
