@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.util.metrics import Counter, Gauge
 
 from raycap.config import WorkersConfig
@@ -66,20 +67,37 @@ class Placement:
 def connect() -> None:
     """Connect to the cluster that this process belongs to or RAY_ADDRESS names, or start one on this machine.
 
-    With RAYCAP_VERBOSE set, what Ray and the workers log is shown, and a cluster started here has a dashboard.
+    A cluster started here listens on this machine's loopback address alone. With RAYCAP_VERBOSE set it has a dashboard,
+    and what Ray and the workers log is shown.
     """
     verbose = bool(os.environ.get("RAYCAP_VERBOSE"))
     if not ray.is_initialized():
         os.environ.setdefault(*_KEEP_IDLE_WORKERS)
-        if verbose:
-            ray.init()
-        else:
+        options: dict[str, Any] = {}
+        if not verbose:
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
             # the dashboard of a cluster that lives as long as this process has no visitors, and takes 2% of two cores
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+            options = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
+        with _on_loopback():
+            ray.init(**options)
     if not verbose:
         for name in ("ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log as errors is raised as well
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a Ray that is started in the block have the loopback address, on which alone its services then listen.
+
+    Ray has no option for it: it replaces a loopback address that it is given by the machine's own. But it takes one by
+    itself where it cannot have clusters of several machines, as on macOS, and that it is told here.
+    """
+    was = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = was and os.environ.get("RAY_ADDRESS", "") not in {"", "local"}
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = was
 
 
 def cluster_cpus() -> tuple[float, float]:

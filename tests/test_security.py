@@ -7,7 +7,10 @@ import json
 import os
 import pickle  # noqa: TID251  # what attackers write
 import re
+import subprocess
+import sys
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -529,6 +532,37 @@ def test_a_drawing_escapes_the_names_in_it():
         "g",
     }
     assert drawn.get("aria-label") == '<script>alert("1")</script>, 1 parameters'
+
+
+# ---- nothing listens beyond loopback unless told to
+
+
+LISTEN = """
+import os, sys
+import psutil, ray
+from raycap.cluster import connect
+connect()
+ray.get(ray.remote(lambda: None).options(num_cpus=1).remote())
+processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+for process in processes:
+    for each in process.net_connections("inet"):
+        if each.status == psutil.CONN_LISTEN or (each.type == 2 and not each.raddr):
+            print("LISTENS", each.laddr.ip, process.name())
+print("NODE", ray.util.get_node_ip_address())
+"""
+
+
+@pytest.mark.parametrize("verbose", ["", "1"], ids=["", "with a dashboard"])
+def test_a_ray_of_our_own_listens_on_loopback_alone(verbose):
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with tempfile.TemporaryDirectory() as folder:  # with a short name, as sockets need one
+        environment |= {"RAYCAP_VERBOSE": verbose, "RAY_TMPDIR": folder, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", LISTEN]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    listening = {tuple(line.split()[1:3]) for line in done.stdout.splitlines() if line.startswith("LISTENS")}
+    assert {name for _, name in listening} >= {"gcs_server", "raylet"}
+    assert {ip.removeprefix("::ffff:") for ip, _ in listening} <= {"127.0.0.1", "::1"}, listening
 
 
 # ---- dependencies are audited
