@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-all check bench format lock clean
+.PHONY: help demo test test-all check check-all audit bench format lock clean
 
 help:
 	@echo "make demo      set up, and run every stage on the built-in dataset"
 	@echo "make test      set up, and run the tests"
 	@echo "make test-all  the slow tests too"
 	@echo "make check     ruff (format, lint) and mypy"
+	@echo "make check-all check, and look for known vulnerabilities in requirements.lock (make audit)"
 	@echo "make bench     the benchmarks, a table each; make bench FULL=1 at full size"
 	@echo "make format    ruff format, and the lint fixes that are safe"
 	@echo "make lock      pin the newest versions that pyproject.toml allows"
@@ -37,6 +38,15 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check-all: check audit
+
+# --strict: a package that could not be looked up is an error
+audit: $(READY)
+	@$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off -r requirements.lock || { \
+		echo "make audit failed: either packages above have known vulnerabilities, or the vulnerability service did not"; \
+		echo "answer for all of them, and then nothing is known. It needs the JSON API of pypi.org, per version."; \
+		exit 1; }
 
 bench: $(READY)
 	@for each in bleu decode train train_workers extract caption_stages caption_listing caption_scale; do \

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raycap.errors import DatasetError, InputError
 from raycap.locations import absolute, join
 from raycap.schema import SPLITS
-from raycap.storage import exists, is_folder, read_bytes
+from raycap.storage import exists, is_folder, open_parquet, read_bytes
 
 CaptionFormat = Literal["auto", "flickr8k", "coco", "karpathy", "csv", "jsonl", "parquet"]
 
@@ -257,9 +256,9 @@ def _csv(file: CaptionFile) -> Iterator[Record]:
 
 def _parquet(file: CaptionFile) -> Iterator[Record]:
     try:
-        parquet = pq.ParquetFile(pa.BufferReader(file.content))
-        _check_columns(file, parquet.schema_arrow.names)
-        table = parquet.read(columns=[name for name in parquet.schema_arrow.names if name in file.columns])
+        with open_parquet(pa.py_buffer(file.content)) as parquet:
+            _check_columns(file, parquet.schema_arrow.names)
+            table = parquet.read(columns=[name for name in parquet.schema_arrow.names if name in file.columns])
     except (pa.ArrowException, OSError) as error:
         raise file.unusable(f"it is not whole Parquet: {error}") from error
     rows = (row for batch in table.to_batches() for row in batch.to_pylist())

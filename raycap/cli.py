@@ -1,7 +1,6 @@
 """The command line: `raycap <stage>`; reads options, runs the stage, says what came of it. Nothing else."""
 
 import importlib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from raycap.errors import InputError, RaycapError
-from raycap.progress import is_quiet, say
+from raycap.progress import is_quiet, printable, say, show, show_json
 
 if TYPE_CHECKING:
     from raycap.caption import CaptionPlan, CaptionResult
@@ -120,9 +119,9 @@ def _run(stage: str, options: Sequence[str]) -> int:
 def _print_result(result: Any, text: str) -> None:
     """Print what came of a stage, on standard output."""
     if _as_json():
-        print(json.dumps(asdict(result), ensure_ascii=False))
+        show_json(asdict(result))
     elif not is_quiet():
-        print(text)
+        show(text)
 
 
 def _as_json() -> bool:
@@ -150,11 +149,13 @@ def _show_caption(row: Mapping[str, Any]) -> None:
         shown = ("image_id", "uri", "caption", "log_prob", "num_tokens", "alternatives", "width", "height")
         failed = ("image_id", "uri", "error_type", "error_message")
         names = [name for name in (shown if row["error_type"] is None else failed) if name in row]
-        print(json.dumps({name: row[name] for name in names}, ensure_ascii=False), flush=True)
-    elif row["error_type"] is None:
-        print(f"{row['image_id']}\t{row['caption']}\t{row['log_prob']:.3f}", flush=True)
+        show_json({name: row[name] for name in names})
+        return
+    name = printable(row["image_id"])
+    if row["error_type"] is None:
+        show(f"{name}\t{printable(row['caption'])}\t{row['log_prob']:.3f}")
     else:
-        say(f"{row['image_id']}: {row['error_message']} ({row['error_type']})", always=True)
+        say(f"{name}: {printable(row['error_message'])} ({row['error_type']})", always=True)
 
 
 def _say_prepare(result: "PrepareResult", config: Any) -> str:
@@ -222,7 +223,7 @@ def _say_plan(planned: "CaptionPlan", config: Any) -> str:
 
 def _say_demo(result: "DemoResult", config: Any) -> str:
     examples = [
-        f"{each['image_id']}: {each['hypothesis']}\n    a person said: {each['references'][0]}"
+        f"{printable(each['image_id'])}: {each['hypothesis']}\n    a person said: {each['references'][0]}"
         for each in result.examples
     ]
     weights = "RANDOM weights" if result.weights == "random" else "ImageNet weights"

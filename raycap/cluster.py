@@ -7,11 +7,12 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.util.metrics import Counter, Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -66,24 +67,40 @@ class Placement:
 
 
 def connect() -> None:
-    """Connect to the cluster that RAY_ADDRESS names, as it does in a job, or start one on this machine for this process.
+    """Connect to the cluster that RAY_ADDRESS names, as it does in a job, or start one on this machine.
 
     A cluster that happens to run on this machine, or has run there, is not joined: `RAY_ADDRESS=auto` asks for that.
-    With RAYCAP_VERBOSE set, what Ray and the workers log is shown, and a cluster started here has a dashboard.
+    One started here listens on this machine's loopback address alone. With RAYCAP_VERBOSE set it has a dashboard, and
+    what Ray and the workers log is shown.
     """
     verbose = bool(os.environ.get("RAYCAP_VERBOSE"))
     if not ray.is_initialized():
         os.environ.setdefault(*_KEEP_IDLE_WORKERS)
         address = os.environ.get("RAY_ADDRESS", "local")
-        if verbose:
-            ray.init(address)
-        else:
+        options: dict[str, Any] = {}
+        if not verbose:
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
             # the dashboard of a cluster that lives as long as this process has no visitors, and takes 2% of two cores
-            ray.init(address, logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+            options = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
+        with _on_loopback() if address == "local" else nullcontext():
+            ray.init(address, **options)
     if not verbose:
         for name in ("ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log as errors is raised as well
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a Ray that is started in the block have the loopback address, on which alone its services then listen.
+
+    Ray has no option for it: it replaces a loopback address that it is given by the machine's own. But it takes one by
+    itself where it cannot have clusters of several machines, as on macOS, and that it is told here.
+    """
+    was, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = was
 
 
 def require_on_every_node(location: str) -> None:
@@ -96,13 +113,9 @@ def require_on_every_node(location: str) -> None:
     if len(nodes) < 2 or not is_local(location):
         return
     look = ray.remote(num_cpus=0)(exists)
-    seen = {
-        node["NodeManagerAddress"]: look.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
-        ).remote(location)
-        for node in nodes
-    }
-    blind = [address for address, answer in seen.items() if not ray.get(answer)]
+    on = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
+    seen = ray.get([look.options(scheduling_strategy=each).remote(location) for each in on])
+    blind = [node["NodeManagerAddress"] for node, sees in zip(nodes, seen, strict=True) if not sees]
     if blind:
         raise InputError(
             f"{location} is not seen on {', '.join(blind)}; give an --out that every node of the cluster reaches, "

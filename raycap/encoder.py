@@ -24,6 +24,7 @@ from raycap.encoder_card import EncoderCard
 from raycap.errors import ImageShapeError, WeightsError
 from raycap.images import FAST_RESIZE, RESIZE
 from raycap.input_sizes import SAVED_MODEL_SUFFIX, input_size
+from raycap.saved_models import checked_copy
 from raycap.storage import exists, read_bytes
 
 _IN_MODEL = "in model"
@@ -137,13 +138,11 @@ def hash_weights(model: Any) -> str:
 
 def _load_saved(location: str) -> tuple[Any, dict[str, Any]]:
     input_size(location)  # a file that is no encoder ends here
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / "encoder.keras"
-        local.write_bytes(read_bytes(location))
-        try:
+    try:
+        with checked_copy(location) as local:
             model = keras.models.load_model(local, compile=False, safe_mode=True)
-        except Exception as error:  # Keras raises all sorts on files that are not its own
-            raise WeightsError(f"{location} is not a saved Keras model: {_first_line(error)}") from error
+    except Exception as error:  # Keras raises all sorts on files that are not its own
+        raise WeightsError(f"{location} cannot be loaded as a saved Keras model: {_first_line(error)}") from error
     if len(model.outputs) != 1 or len(model.output_shape) != 2:
         raise WeightsError(f"{location} gives {model.output_shape}; an encoder gives (None, dim), one row a photo")
     card = {"name": Path(location).stem, "weights": location, "seed": 0}

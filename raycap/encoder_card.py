@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from raycap.errors import EncoderMismatchError, FormatError
-from raycap.schema import FORMAT_VERSION
+from raycap.schema import FORMAT_VERSION, check_version
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class EncoderCard:
         """
         try:
             return cls.from_fields(json.loads(text), source=source)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FormatError(f"{source} carries no encoder card: {error}") from error
 
     @classmethod
@@ -64,9 +64,15 @@ class EncoderCard:
             FormatError: if they are not a card's, or a newer raycap's.
         """
         try:
-            if fields["format_version"] > FORMAT_VERSION:
-                raise FormatError(f"{source} was written by a newer raycap; upgrade raycap to use it")
-            return cls(**fields)
+            check_version(fields["format_version"], source=source)
+            card = cls(**fields)
+            for field in dataclasses.fields(cls):
+                value = getattr(card, field.name)
+                if type(value) is not field.type:
+                    raise TypeError(f"{field.name} is {value!r:.40}")
+            if min(card.height_px, card.width_px, card.dim) < 1:
+                raise TypeError(f"{card.height_px} x {card.width_px} photos to {card.dim} numbers")
+            return card
         except (KeyError, TypeError) as error:
             raise FormatError(f"{source} carries no encoder card: {error}") from error
 

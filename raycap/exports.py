@@ -3,16 +3,17 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raycap.locations import join
-from raycap.storage import atomic_output, list_tables, open_input, read_table
+from raycap.storage import atomic_output, list_tables, open_parquet, read_table
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# What a spreadsheet takes for a formula, or may once it has dropped what comes before, and what is so already escaped.
+_FORMULA = re.compile("'*(\\s*[=+@\uff1d\uff0b\uff0d\uff20-]|[\t\r\n])")
 
 
 def export_location(out: str, file_format: str) -> str:
@@ -45,7 +46,7 @@ def _rows(captions: str, photos: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def _first_uri(location: str) -> str:
-    with open_input(location) as stream, pq.ParquetFile(stream) as file:
+    with open_parquet(location) as file:
         batch = next(file.iter_batches(batch_size=1, columns=["uri"]))
         return str(batch.column(0)[0])
 
@@ -68,7 +69,7 @@ def _write_csv(file: TextIO, rows: Iterator[dict[str, Any]]) -> None:
 def _cell(value: Any) -> Any:
     if isinstance(value, list):
         return json.dumps(value, ensure_ascii=False)
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
 
 _WRITERS: dict[str, Callable[[TextIO, Iterator[dict[str, Any]]], None]] = {"jsonl": _write_jsonl, "csv": _write_csv}

@@ -9,14 +9,13 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raycap.encoder_card import EncoderCard
 from raycap.errors import FormatError, InputError
 from raycap.locations import join
 from raycap.schema import CARD_KEY
-from raycap.storage import exists, list_tables, read_table, resolve
+from raycap.storage import exists, list_tables, read_schema, read_table
 
 FOLDER = "features"
 
@@ -79,6 +78,8 @@ class FeatureSet:
     def read_shard(self, name: str, *, wanted: Collection[str] | None = None) -> FeatureShard:
         """Return the features of one shard, in its order; only the photos in `wanted`, if given."""
         table = read_table(join(self.folder, name), columns=["image_id", "feature"])
+        if table["feature"].null_count or table["image_id"].null_count:
+            raise FormatError(f"{join(self.folder, name)} is damaged: it has rows without a feature")
         image_ids = table["image_id"].to_pylist()
         features = to_array(table["feature"])
         if wanted is None:
@@ -119,11 +120,20 @@ def feature_array(features: Sequence[NDArray[np.float32]] | NDArray[np.float32],
 
 
 def _read_card(location: str) -> EncoderCard:
-    filesystem, path = resolve(location)
-    try:
-        metadata = pq.read_schema(path, filesystem=filesystem).metadata or {}
-    except pa.ArrowInvalid as error:
-        raise FormatError(f"{location} is not a whole Parquet file: {error}") from error
+    """Return the card that a shard carries, and whose features it holds."""
+    schema = read_schema(location)
+    metadata = schema.metadata or {}
     if CARD_KEY not in metadata:
         raise FormatError(f"{location} carries no encoder card; it was not written by raycap extract")
-    return EncoderCard.from_json(metadata[CARD_KEY], source=location)
+    card = EncoderCard.from_json(metadata[CARD_KEY], source=location)
+    types = {field.name: field.type for field in schema}
+    if types.get("image_id") != pa.string() or not _is_feature(types.get("feature"), card.dim):
+        columns = ", ".join(f"{name} {kind}" for name, kind in types.items())
+        raise FormatError(f"{location} does not hold features of {card.dim} numbers; its columns are {columns:.200}")
+    return card
+
+
+def _is_feature(kind: pa.DataType | None, dim: int) -> bool:
+    if kind is None or not pa.types.is_fixed_size_list(kind):
+        return False
+    return kind.list_size == dim and kind.value_type in (pa.float32(), pa.float16())

@@ -1,12 +1,9 @@
 """The photo size that each encoder takes, told without importing TensorFlow."""
 
-import io
-import json
-import zipfile
-import zlib
 from typing import Any, Final
 
 from raycap.errors import InputError, WeightsError
+from raycap.saved_models import read_config
 from raycap.storage import exists, read_bytes
 
 SAVED_MODEL_SUFFIX: Final = ".keras"
@@ -56,12 +53,11 @@ def _saved_input_size(location: str) -> tuple[int, int]:
     if not exists(location):
         raise InputError(f"there is no saved model at {location}")
     try:
-        with zipfile.ZipFile(io.BytesIO(read_bytes(location))) as archive:
-            config = json.loads(archive.read("config.json"))
+        config = read_config(read_bytes(location))
         layers = config["config"]["layers"]
         shapes = [layer["config"]["batch_shape"] for layer in layers if layer["class_name"] == "InputLayer"]
-    except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{location} is not a saved Keras model") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{location} is not a saved Keras model: {error}") from error
     if len(shapes) != 1 or not _is_photo(shapes[0]):
         raise WeightsError(f"{location} takes {shapes}; an encoder takes one photo, (None, height, width, 3)")
     return shapes[0][1], shapes[0][2]

@@ -18,7 +18,8 @@ from raycap.config import ModelConfig
 from raycap.errors import FormatError
 from raycap.locations import join
 from raycap.model_card import CARD_FILE, ModelCard, find_bundle, read_card
-from raycap.storage import read_bytes, read_text, upload_folder, write_json
+from raycap.saved_models import checked_copy
+from raycap.storage import read_text, upload_folder, write_json
 from raycap.text import TOKENIZER_FILE, Tokenizer
 
 MODEL_FILE = "model.keras"
@@ -115,14 +116,33 @@ class Bundle:
         """
         location = find_bundle(location)
         card = read_card(location)
-        tokenizer_location = join(location, TOKENIZER_FILE)
-        tokenizer = Tokenizer.from_json(read_text(tokenizer_location), source=tokenizer_location)
-        with tempfile.TemporaryDirectory() as folder:
-            local = Path(folder) / MODEL_FILE
-            local.write_bytes(read_bytes(join(location, MODEL_FILE)))
-            try:
+        tokenizer = _load_tokenizer(join(location, TOKENIZER_FILE))
+        try:
+            with checked_copy(join(location, MODEL_FILE)) as local:
                 model = keras.models.load_model(local, compile=False, safe_mode=True)
-            except (ValueError, TypeError, OSError, KeyError) as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise FormatError(f"{join(location, MODEL_FILE)} cannot be loaded: {reason}") from error
+        except Exception as error:  # Keras raises all sorts on files that are not its own
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise FormatError(f"{join(location, MODEL_FILE)} cannot be loaded: {reason:.300}") from error
+        _check_fit(model, tokenizer, card, source=location)
         return cls(model, tokenizer, card)
+
+
+def _load_tokenizer(location: str) -> Tokenizer:
+    try:
+        text = read_text(location)
+    except OSError as error:
+        raise FormatError(f"{location} cannot be read: {error}") from error
+    return Tokenizer.from_json(text, source=location)
+
+
+def _check_fit(model: Any, tokenizer: Tokenizer, card: ModelCard, *, source: str) -> None:
+    """Check that the parts of a bundle belong together, so that captioning does not fail in the middle of it.
+
+    Raises:
+        FormatError: if they do not.
+    """
+    needed = {"photo_dense", "embedding", "lstm", "merged_dense", "next_word"}
+    shapes = [tuple(each.shape) for each in (*model.inputs, *model.outputs)]
+    expected = [(None, card.encoder.dim), (None, None), (None, None, card.vocab_size)]
+    if shapes != expected or tokenizer.vocab_size != card.vocab_size or needed - {each.name for each in model.layers}:
+        raise FormatError(f"{source} is damaged: its model, tokenizer and card do not belong together")

@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 from raycap.encoder_card import EncoderCard
 from raycap.errors import FormatError, InputError
 from raycap.locations import join
-from raycap.schema import FORMAT_VERSION
+from raycap.schema import FORMAT_VERSION, check_version
 from raycap.storage import exists, read_json
 
 BUNDLE_FOLDER: Final = "bundle"
@@ -44,10 +44,13 @@ class ModelCard:
             FormatError: if they are not a model card's, or a newer raycap's.
         """
         try:
-            if fields["format_version"] > FORMAT_VERSION:
-                raise FormatError(f"{source} was written by a newer raycap; upgrade raycap to use it")
+            check_version(fields["format_version"], source=source)
             encoder = EncoderCard.from_fields(fields["encoder"], source=source)
-            return cls(**{**fields, "encoder": encoder})
+            card = cls(**{**fields, "encoder": encoder})
+            for name in ("max_length", "vocab_size"):
+                if type(getattr(card, name)) is not int or getattr(card, name) < 1:
+                    raise TypeError(f"{name} is {getattr(card, name)!r:.40}")
+            return card
         except (KeyError, TypeError) as error:
             raise FormatError(f"{source} is not a model card: {error}") from error
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from raycap.config import LimitsConfig
 from raycap.errors import ImageError, ImageMissingError, ImageTimeoutError, ImageTooLargeError, InputError
-from raycap.storage import open_input, read_bytes
+from raycap.storage import open_input, open_parquet, read_bytes
 from raycap.time_limit import map_ahead
 
 _FILES_AHEAD = 4  # reads under way at once: what hides the latency of an object store
@@ -96,7 +96,7 @@ def _next_row(rows: Iterator[tuple[int, bytes | None]], photo: Address, *, max_b
 
 def _parquet_rows(location: str, column: str, wanted: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
     """Yield row and photo of some rows, given in rising order, of a Parquet file, a few in memory at a time."""
-    with open_input(location) as stream, pq.ParquetFile(stream) as file:
+    with open_parquet(location) as file:
         first = 0
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows

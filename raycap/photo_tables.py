@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from raycap.config import PhotosConfig
 from raycap.errors import InputError
 from raycap.locations import absolute, as_text, as_utf8, file_name, join, parent
-from raycap.storage import open_input, read_bytes
+from raycap.storage import open_parquet, read_bytes
 
 _IMAGE_COLUMNS = (
     "uri",
@@ -174,7 +174,7 @@ class _Column:
 
 def _parquet(location: str, config: PhotosConfig) -> Iterator[Found]:
     try:
-        with open_input(location) as stream, pq.ParquetFile(stream) as file:
+        with open_parquet(location) as file:
             schema = file.schema_arrow
             column = _parquet_column(location, schema, config.image_column)
             id_column = config.id_column or _ID_COLUMN

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from raycap.errors import InputError
 from raycap.locations import join
+from raycap.runs import read_run
 from raycap.storage import exists, read_table, read_text
 from raycap.text import TOKENIZER_FILE, Tokenizer
 
@@ -32,10 +33,12 @@ class Prepared:
 
         Raises:
             InputError: if it is not there, or not whole.
+            FormatError: if it is a newer raycap's.
         """
         for name in (PHOTOS_FILE, CAPTIONS_FILE, TOKENIZER_FILE):
             if not exists(join(location, name)):
                 raise InputError(f"there is no {name} in {location}; run raycap prepare first")
+        read_run(location)  # a newer raycap's ends here
         return cls(location)
 
     @cached_property

@@ -1,31 +1,61 @@
-"""What a person sees of a long run: a bar in a terminal, lines now and then elsewhere. Knows nothing of what runs.
+"""What a person sees of a run: results, a bar in a terminal, lines now and then elsewhere. Knows nothing of what runs.
 
 With RAYCAP_QUIET set, nothing but errors.
 """
 
+import json
 import os
+import re
 import sys
 import time
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 _LINE_EVERY_S = 10.0
+# What a file's name or a caption could steer a terminal or forge lines with: control characters (ESC, DEL and C1 among
+# them, some of which are escapes of one character), line and paragraph separators, what turns the direction of text,
+# and halves of characters, which cannot be written at all.
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def say(message: str, *, always: bool = False) -> None:
     """Write a line for people, on standard error: standard output is for results.
 
     Args:
-        message: the line.
+        message: the line; what would steer a terminal is escaped, but for line breaks.
         always: even with RAYCAP_QUIET, as errors are said.
     """
     if always or not is_quiet():
-        print(message, file=sys.stderr, flush=True)
+        print(_harmless(message), file=sys.stderr, flush=True)
+
+
+def show(result: str) -> None:
+    """Write a result on standard output; what would steer a terminal is escaped, but for line breaks and tabs."""
+    print(_harmless(result), flush=True)
+
+
+def show_json(result: Any) -> None:
+    """Write a result as a line of JSON on standard output; what would steer a terminal is escaped as JSON does it."""
+    text = json.dumps(result, ensure_ascii=False)
+    print(_STEERING.sub(lambda match: json.dumps(match[0])[1:-1], text), flush=True)
+
+
+def printable(text: str) -> str:
+    r"""Return a file's name, a caption or another's message for one field of one line: `\n` for a line break."""
+    return _STEERING.sub(_escaped, text)
+
+
+def _harmless(text: str) -> str:
+    return _STEERING.sub(lambda match: match[0] if match[0] in "\n\t" else _escaped(match), text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
 
 
 def is_quiet() -> bool:

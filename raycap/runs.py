@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from raycap.errors import ConflictError, FormatError, InputError
 from raycap.locations import join
-from raycap.schema import FORMAT_VERSION
+from raycap.schema import FORMAT_VERSION, check_version
 from raycap.storage import exists, is_folder, read_json, write_json
 
 RUN_FILE = "run.json"
@@ -140,10 +140,9 @@ def read_run(out: str) -> dict[str, Any] | None:
         return None
     record = read_json(location)
     version = record.get("format_version") if isinstance(record, dict) else None
-    if not isinstance(version, int):
+    if type(version) is not int:
         raise FormatError(f"{location} was not written by raycap")
-    if version > FORMAT_VERSION:
-        raise FormatError(f"{location} was written by a newer raycap; upgrade raycap to use this folder")
+    check_version(version, source=location)
     if not isinstance(record.get("identity"), dict) or not {"stage", "result"} <= record.keys():
         raise FormatError(f"{location} is damaged: it lacks what raycap writes")
     return cast("dict[str, Any]", record)

@@ -1,11 +1,13 @@
-"""Column names, Arrow schemas and special tokens that every stage agrees on; knows no library but pyarrow."""
+"""Column names, Arrow schemas and special tokens that every stage agrees on; and which versions of files are read."""
 
 from typing import Final
 
 import pyarrow as pa
 
+from raycap.errors import FormatError
+
 FORMAT_VERSION: Final = 1
-"""Version of everything raycap writes; a reader refuses a newer one."""
+"""Version of everything raycap writes; a reader refuses a newer one, and reads all older ones."""
 
 SPLITS: Final = ("train", "dev", "test")
 
@@ -101,6 +103,26 @@ HYPOTHESES: Final = pa.schema(
     ]
 )
 """What `evaluate` writes: one row a photo of the scored split."""
+
+
+def check_version(version: object, *, source: str) -> None:
+    """Check that a file of ours is of a version that this raycap reads.
+
+    Args:
+        version: what the file says.
+        source: the file, for the message.
+
+    Raises:
+        FormatError: if it is a newer raycap's.
+        TypeError: if it is no version.
+    """
+    if type(version) is not int:
+        raise TypeError(f"its format_version is {version!r:.40}")
+    if version > FORMAT_VERSION:
+        raise FormatError(
+            f"{source} was written by a newer raycap; upgrade raycap to use it (its format is {version}, this raycap "
+            f"reads up to {FORMAT_VERSION})"
+        )
 
 
 def feature_schema(dim: int, dtype: pa.DataType, card_json: bytes) -> pa.Schema:

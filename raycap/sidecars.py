@@ -171,11 +171,11 @@ def delete_written_sidecars(out: str) -> None:
 
 
 def _is_ours(row: dict[str, Any]) -> bool:
-    """Whether a sidecar is there, is raycap's, and is as it was written."""
+    """Whether a sidecar is there, is raycap's, and is as it was written; whatever the record says, only a .txt file."""
     place = row["sidecar"]
-    return bool(
-        row["written"] and exists(place) and not is_folder(place) and read_text(place).strip() == row["caption"]
-    )
+    if not row["written"] or not split_query(place)[0].endswith(_SUFFIX):
+        return False
+    return exists(place) and not is_folder(place) and read_text(place).strip() == row["caption"]
 
 
 def _if_free(names: Sequence[str], others: Sequence[str], originals: set[str]) -> list[str]:
@@ -188,6 +188,6 @@ def _if_free(names: Sequence[str], others: Sequence[str], originals: set[str]) -
 
 
 def _parts(image_id: str) -> list[str]:
-    """Return the steps from the mirrored tree's root to a photo: never out of it."""
+    """Return the steps from the mirrored tree's root to a photo: never out of it, and names that files can have."""
     steps = [step for step in image_id.replace("://", "/").split("/") if step not in {"", "."}]
-    return ["%2E%2E" if step == ".." else step for step in steps]
+    return ["%2E%2E" if step == ".." else step.replace("\0", "%00") for step in steps] or ["%2E"]

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Final, Self
 
 from raycap.errors import FormatError
-from raycap.schema import END_TOKEN, FORMAT_VERSION, PAD_ID, START_TOKEN
+from raycap.schema import END_TOKEN, FORMAT_VERSION, PAD_ID, START_TOKEN, check_version
 
 TOKENIZER_FILE: Final = "tokenizer.json"
 """What a saved tokenizer is called, in what prepare writes and in a bundle."""
@@ -144,11 +144,18 @@ class Tokenizer:
         """
         try:
             fields = json.loads(text)
-            if fields.pop("format_version") > FORMAT_VERSION:
-                raise FormatError(f"{source} was written by a newer raycap; upgrade raycap to read it")
+            check_version(fields.pop("format_version"), source=source)
             tokenizer = cls(**(fields | {"words": tuple(fields["words"])}))
-            if not {START_TOKEN, END_TOKEN} <= set(tokenizer.words):
-                raise ValueError(f"{START_TOKEN} or {END_TOKEN} is not among its words")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            tokenizer._check()
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise FormatError(f"{source} is not a tokenizer written by raycap: {error}") from error
         return tokenizer
+
+    def _check(self) -> None:
+        """Raise a TypeError or ValueError if this is not what `fit` could have made."""
+        if not all(isinstance(word, str) for word in self.words):
+            raise TypeError("not all of its words are text")
+        if len(self.ids) < len(self.words) or not {START_TOKEN, END_TOKEN} <= set(self.words):
+            raise ValueError(f"its words are not all different, or {START_TOKEN} or {END_TOKEN} is not among them")
+        if type(self.max_length) is not int or self.max_length < 2:
+            raise TypeError(f"its max_length is {self.max_length!r:.40}")

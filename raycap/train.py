@@ -14,7 +14,7 @@ from raycap.errors import InputError, RaycapError
 from raycap.features import FeatureSet
 from raycap.locations import join, with_absolute
 from raycap.prepared import Prepared
-from raycap.progress import Progress, say
+from raycap.progress import Progress, printable, say
 from raycap.runs import RUN_FILE, Run, short_hash
 from raycap.sole_writer import sole_writer
 from raycap.storage import delete_folder, read_json
@@ -84,7 +84,7 @@ def _check_coverage(prepared: Prepared, features: FeatureSet) -> int:
         if len(missing) == len(set(image_ids)):
             raise InputError(f"no {split} photo has a feature in {features.folder}; extract the same manifest")
         if missing:
-            say(f"{len(missing)} {split} photos have no feature and are left out, such as {min(missing)}")
+            say(f"{len(missing)} {split} photos have no feature and are left out, such as {printable(min(missing))}")
         if split == "train":
             num_captions = sum(image_id in present for image_id in image_ids)
     return num_captions

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +23,10 @@ TEXTS = [
     "'=1",
     "-1.5",
 ]
-FORMULAS = ["=1+1", "+1", "-1", "@a", "\tx", "\rx", '=HYPERLINK("http://x")']
+FORMULAS = [
+    *("=1+1", "+1", "-1", "@a", "\tx", "\rx", "\nx", '=HYPERLINK("http://x")', "  =1", "'' -1"),
+    *("\uff1d1", "\uff0b1", "\uff0d1", "\uff201"),  # full-width, which some spreadsheets take for the narrow ones
+]
 SCHEMA = pa.schema([*list(GENERATED)[:5], ALTERNATIVES, *list(GENERATED)[5:]])
 
 
@@ -69,7 +73,11 @@ def test_csv_gives_back_what_was_written_but_for_formulas(tmp_path):
     shard(tmp_path, "part-0", *rows)
     found = exported(tmp_path, "csv", [*range(len(rows))])
     assert list(found[0]) == SCHEMA.names
-    assert [each["caption"] for each in found] == [*texts, *(f"'{formula}" for formula in FORMULAS)]
+    escaped = ["''=1" if text == "'=1" else text for text in texts]
+    assert [each["caption"] for each in found] == [*escaped, *(f"'{formula}" for formula in FORMULAS)]
+    # as docs/captioning.md says: without the ' before a formula, every text is what it was
+    undone = [re.sub(r"^'(?='*(\s*[=+@＝＋－＠-]|[\t\r\n]))", "", each["caption"]) for each in found]  # noqa: RUF001
+    assert undone == [each["caption"] for each in rows]
     assert [json.loads(each["alternatives"]) for each in found] == [each["alternatives"] for each in rows]
     for name in ("log_prob", "num_tokens", "width", "height"):  # numbers below zero among them are no formulas
         assert [float(each[name]) for each in found] == [each[name] for each in rows]

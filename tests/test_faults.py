@@ -112,7 +112,7 @@ def many(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def undisturbed(many: tuple[Path, str], encoder_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed") / "features"
     command = ["extract", "--manifest", many[1], "--encoder", str(encoder_file), "--out", str(out)]
-    subprocess.run([sys.executable, "-m", "raycap", *command], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "raycap", *command], check=True, stderr=subprocess.DEVNULL, timeout=120)
     return out
 
 

@@ -166,12 +166,3 @@ def test_no_bundle_and_damaged_bundles(tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text("{")
     with pytest.raises(FormatError, match=r"card.json is damaged"):
         Bundle.load(str(tmp_path))
-
-
-def test_bundle_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    bundle().save(str(tmp_path))
-    photo = keras.Input((12,))
-    evil = keras.Model(photo, keras.layers.Lambda(lambda x: x)(photo))
-    evil.save(tmp_path / "model.keras")
-    with pytest.raises(FormatError, match=r"model.keras cannot be loaded"):
-        Bundle.load(str(tmp_path))
