@@ -67,9 +67,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             say(f"raycap {words[0]}: {error}", always=True)
             return _EXIT_INPUT if isinstance(error, InputError) else _EXIT_FAILED
+        except Exception as error:
+            if "--debug" in given:
+                raise
+            say(f"raycap {words[0]}: {_in_a_line(error)}", always=True)
+            return _EXIT_FAILED
         except KeyboardInterrupt:
             say(f"raycap {words[0]}: interrupted; the same command goes on from here", always=True)
             return _EXIT_INTERRUPTED
+
+
+def _in_a_line(error: Exception) -> str:
+    """Return what a person needs of an error that is not raycap's own; Ray's end with the line that counts."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, OSError):
+        return f"cannot read or write: {lines[-1] if lines else error!r}; once that is mended, the same command goes on"
+    return f"{lines[-1] if lines else error!r} ({type(error).__name__}); --debug shows where it comes from"
 
 
 @contextmanager

@@ -32,7 +32,7 @@ _MANY_NODES = 1000  # where an autoscaler's group of nodes has no limit
 # Ray ends a worker process that is idle for a second where there are more of them than cores, which on a small machine
 # there always are; the next task then starts another, at two seconds of a core. Kept, VGG16 on two cores captions 1.7
 # times as many photos a second.
-_KEEP_IDLE_WORKERS = ("RAY_idle_worker_killing_time_threshold_ms", "60000")
+KEEP_IDLE_WORKERS = ("RAY_idle_worker_killing_time_threshold_ms", "60000")
 _RAYS_NOTE = "\nFailed to apply"  # what Ray Data adds to the message of an operator's error
 
 
@@ -75,7 +75,7 @@ def connect() -> None:
     """
     verbose = bool(os.environ.get("RAYCAP_VERBOSE"))
     if not ray.is_initialized():
-        os.environ.setdefault(*_KEEP_IDLE_WORKERS)
+        os.environ.setdefault(*KEEP_IDLE_WORKERS)
         address = os.environ.get("RAY_ADDRESS", "local")
         options: dict[str, Any] = {}
         if not verbose:
@@ -85,6 +85,8 @@ def connect() -> None:
         with _on_loopback() if address == "local" else nullcontext():
             ray.init(address, **options)
     if not verbose:
+        # whatever log_to_driver says, Ray prints what befalls nodes and tasks on standard output, which is for results
+        ray._private.worker._worker_logs_enabled = False
         for name in ("ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log as errors is raised as well
 

@@ -8,6 +8,7 @@ RaycapError                    everything raised on purpose
 ├── ConflictError              the output holds something made with other options
 ├── EncoderMismatchError       features or photos meet a model trained on another encoder
 ├── TooManyFailuresError       more photos failed than --max-failure-rate allows
+├── WorkerDiedError            a process that loads a model dies whenever it is started
 ├── ImageShapeError            an array has not the shape an encoder takes
 └── ImageError                 one photo cannot be used; becomes a row of the failures table
     ├── ImageMissingError      there is nothing at its URI, or it may not be read
@@ -48,6 +49,10 @@ class EncoderMismatchError(RaycapError):
 
 class TooManyFailuresError(RaycapError):
     """More photos failed than the run allows."""
+
+
+class WorkerDiedError(RaycapError):
+    """A process dies while it loads a model, whenever it is started."""
 
 
 class ImageShapeError(RaycapError):

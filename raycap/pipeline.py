@@ -10,10 +10,11 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ExecutionResources, ReadTask
 from ray.data.block import BlockMetadata
+from ray.experimental import internal_kv
 
 from raycap.cluster import Placement, StageMetrics, own_errors
 from raycap.config import WorkersConfig
-from raycap.errors import TooManyFailuresError
+from raycap.errors import TooManyFailuresError, WorkerDiedError
 from raycap.progress import Progress
 from raycap.shards import ShardCounts, cut
 
@@ -25,7 +26,7 @@ _BLOCKS_AHEAD, _BLOCKS_AHEAD_PER_WORKER = 16, 8
 # Ray Data keeps half of a cluster for its steps in equal parts, and starts a worker once the others have 1.75 blocks
 # each. Then nodes that join get no model worker: what is left of their CPUs to the model's step is less than it needs.
 _KEPT_FOR_EACH_STEP, _BLOCKS_A_WORKER_TO_GROW = 0.2, 1.0
-_MAX_DEATHS_IN_A_ROW = 3
+_MAX_DEATHS_WHILE_LOADING = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +100,6 @@ def run_blocks(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
-    # a model worker that dies while it loads, of memory as a rule, is replaced; one that cannot load says so later
-    context.max_consecutive_actor_init_deaths = _MAX_DEATHS_IN_A_ROW
     context.op_resource_reservation_ratio = _KEPT_FOR_EACH_STEP
     context.autoscaling_config.actor_pool_util_upscaling_threshold = _BLOCKS_A_WORKER_TO_GROW
     with own_errors():
@@ -174,7 +173,7 @@ def _build(shards: Sequence[pa.Table], steps: Sequence[Step]) -> Dataset:
     for step in steps:
         if isinstance(step, ModelStep):
             dataset = dataset.map_batches(
-                step.operator,
+                _giving_up(step.operator),
                 fn_constructor_kwargs=dict(step.options),
                 compute=_pool(step, len(tables)),
                 num_cpus=step.placement.num_cpus,
@@ -185,6 +184,34 @@ def _build(shards: Sequence[pa.Table], steps: Sequence[Step]) -> Dataset:
             cpus = decode_cpus if step is steps[0] else _WRITE_CPUS
             dataset = dataset.map_batches(_as_function(step), num_cpus=cpus, **whole_blocks)
     return dataset
+
+
+def _giving_up(operator: type) -> type:
+    """Return an operator's class that ends the run once its process has died some times while it loaded its model.
+
+    Ray starts an actor's process again however often it dies, which is right for one that works between deaths, and for
+    ever where it never comes to that. How often it has died in a row is kept by the cluster.
+    """
+
+    class Counted(operator):  # type: ignore[misc]
+        def __init__(self, **options: Any) -> None:
+            key = f"raycap-loads-{ray.get_runtime_context().get_actor_id()}".encode()
+            self._deaths = int(internal_kv._internal_kv_get(key) or 0)
+            if self._deaths <= _MAX_DEATHS_WHILE_LOADING:
+                internal_kv._internal_kv_put(key, str(self._deaths + 1).encode())
+                super().__init__(**options)
+                internal_kv._internal_kv_del(key)
+
+        def __call__(self, table: pa.Table) -> Any:
+            if self._deaths > _MAX_DEATHS_WHILE_LOADING:  # said here, as Ray keeps no error of a constructor's whole
+                raise WorkerDiedError(
+                    f"the process of {operator.__name__} died {self._deaths} times while it loaded its model, for want "
+                    "of memory as a rule; give fewer workers with --num-workers, or nodes with more memory"
+                )
+            return super().__call__(table)
+
+    Counted.__name__ = operator.__name__
+    return Counted
 
 
 def _pool(step: ModelStep, num_shards: int) -> ActorPoolStrategy:

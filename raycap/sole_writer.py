@@ -24,7 +24,7 @@ _BEATS_OF_THE_LIVING = 3
 
 @contextmanager
 def sole_writer(out: str) -> Iterator[None]:
-    """Keep other runs off an output folder while the block runs, and remove what killed writers left there.
+    """Keep other runs off an output folder while the block runs; before and after, remove what killed writers left.
 
     On a local or network filesystem this is a lock of the operating system's, which ends with the process that holds
     it, however it ends. On an object store it is a file that the run writes anew every few seconds; a run that finds
@@ -37,9 +37,14 @@ def sole_writer(out: str) -> Iterator[None]:
     """
     folder = local_path(out)
     with _locked(folder, out) if folder is not None else _beating(out):
-        if folder is not None:
-            delete_temporary_files(folder)
+        _clean(folder)
         yield
+        _clean(folder)  # of what was left by workers that were killed meanwhile, and whose work others did again
+
+
+def _clean(folder: str | None) -> None:
+    if folder is not None:
+        delete_temporary_files(folder)
 
 
 def _busy(out: str, who: str | None) -> ConflictError:

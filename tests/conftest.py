@@ -1,6 +1,7 @@
 """What tests share: photos drawn on the spot, a small encoder, one Ray cluster, one trained model."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -116,6 +117,12 @@ def model(prepared: Path, features: Path, tmp_path_factory: pytest.TempPathFacto
         )
     )
     return out
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def make_manifest(path: Path, photos: dict[str, Path | str]) -> str:

@@ -4,20 +4,26 @@ Nodes are Ray's own processes on this machine, a CPU each. Drivers are processes
 """
 
 import os
+import secrets
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from conftest import make_manifest
-from ray.cluster_utils import Cluster
+from conftest import free_port, make_manifest
 
+from raycap.cluster import KEEP_IDLE_WORKERS
 from raycap.features import FeatureSet
+from raycap.model import Bundle
+from raycap.storage import read_json
 
 pytestmark = pytest.mark.slow
 
@@ -28,29 +34,54 @@ TRAINER = "RayTrainWorker"
 class Nodes:
     """A cluster whose nodes come and go; the head has no CPU, so that only nodes that can be lost do the work."""
 
-    def __init__(self) -> None:
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self.environment = {**os.environ, "RAY_ADDRESS": self._cluster.address}
+    def __init__(self, temporary: Path) -> None:
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self.environment = {**os.environ, **dict([KEEP_IDLE_WORKERS]), **token}
+        self._nodes: list[subprocess.Popen[bytes]] = []
+        port = free_port()
+        self._start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={temporary}")
+        deadline = time.monotonic() + 60
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        self.environment["RAY_ADDRESS"] = f"127.0.0.1:{port}"
 
-    def add(self) -> object:
-        return self._cluster.add_node(num_cpus=1)
+    def _start(self, *options: str) -> subprocess.Popen[bytes]:
+        ray = str(Path(sys.executable).with_name("ray"))
+        command = [ray, "start", "--block", f"--dashboard-agent-listen-port={free_port()}", *options]
+        node = subprocess.Popen(
+            command, env=self.environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self._nodes.append(node)
+        return node
 
-    def remove(self, node: object) -> None:
+    def add(self, *options: str) -> subprocess.Popen[bytes]:
+        """Start a node, of one CPU by default; two that start at once can choose the same port."""
+        node = self._start(f"--address={self.environment['RAY_ADDRESS']}", *(options or ("--num-cpus=1",)))
+        deadline = time.monotonic() + 60
+        while not self.workers(node, "RuntimeEnvAgent"):
+            assert node.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        return node
+
+    def remove(self, node: subprocess.Popen[bytes]) -> None:
         """Kill all that is on a node, as where its power fails."""
         processes = self._processes(node)
-        self._cluster.remove_node(node, allow_graceful=False)
-        for process in processes:
-            assert not process.is_running() or process.wait(timeout=30) is None
+        for process in (psutil.Process(node.pid), *processes):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=30)
+        node.wait()
 
-    def workers(self, node: object, kind: str) -> list[psutil.Process]:
+    def workers(self, node: subprocess.Popen[bytes], kind: str) -> list[psutil.Process]:
         """Return a node's worker processes that run something, by Ray's names for them."""
         return [each for each in self._processes(node) if kind in _name(each)]
 
     @staticmethod
-    def _processes(node: object) -> list[psutil.Process]:
-        [raylet] = node.all_processes["raylet"]
+    def _processes(node: subprocess.Popen[bytes]) -> list[psutil.Process]:
         try:
-            return psutil.Process(raylet.process.pid).children(recursive=True)
+            return psutil.Process(node.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
 
@@ -59,7 +90,9 @@ class Nodes:
         return subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE, text=True)
 
     def close(self) -> None:
-        self._cluster.shutdown()
+        for node in reversed(self._nodes):
+            if node.poll() is None:
+                self.remove(node)
 
 
 def _name(process: psutil.Process) -> str:
@@ -71,9 +104,10 @@ def _name(process: psutil.Process) -> str:
 
 @pytest.fixture
 def nodes() -> Iterator[Nodes]:
-    nodes = Nodes()
-    yield nodes
-    nodes.close()
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short:  # the path of a socket may not be long
+        nodes = Nodes(Path(short))
+        yield nodes
+        nodes.close()
 
 
 def wait_for(condition: Callable[[], object], run: subprocess.Popen[str], *, limit_s: float = 120) -> None:
@@ -150,3 +184,123 @@ def test_extract_loses_a_worker_and_a_node_and_gets_another(
     wait_for(lambda: nodes.workers(late, ENCODER), run)
     finish(run)
     require_same_features(out, undisturbed)
+
+
+def loading(nodes: Nodes, node: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Return the processes that are in an encoder's constructor, and have begun to load TensorFlow."""
+    found = [each for each in nodes.workers(node, ENCODER) if _name(each).endswith("__init__")]
+    return [each for each in found if each.is_running() and each.memory_info().rss > 250 * 2**20]
+
+
+def test_an_encoder_dies_while_it_loads(
+    nodes: Nodes, many: tuple[Path, str], encoder_file: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Killed in its constructor, three times; the next one loads, and the run goes on."""
+    node = nodes.add()
+    out = tmp_path / "features"
+    run = nodes.raycap("extract", "--manifest", many[1], "--encoder", encoder_file, "--out", out)
+    for _ in range(3):
+        wait_for(lambda: loading(nodes, node), run)
+        loading(nodes, node)[0].kill()
+    finish(run)
+    require_same_features(out, undisturbed)
+
+
+def test_an_encoder_that_always_dies_ends_the_run(
+    nodes: Nodes, many: tuple[Path, str], encoder_file: Path, tmp_path: Path
+) -> None:
+    node = nodes.add()
+    run = nodes.raycap("extract", "--manifest", many[1], "--encoder", encoder_file, "--out", tmp_path / "features")
+    deadline = time.monotonic() + 150
+    while run.poll() is None:
+        assert time.monotonic() < deadline, "it tries for ever"
+        for process in loading(nodes, node):
+            process.kill()
+        time.sleep(0.02)
+    said = finish(run, expected=1)
+    assert "the process of EncodePhotos died 4 times while it loaded its model" in said.splitlines()[-1]
+    assert "Traceback" not in said
+
+
+@pytest.fixture(scope="session")
+def captions_alone(many: tuple[Path, str], model: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """What the photos' captions are where nothing happens."""
+    out = tmp_path_factory.mktemp("alone") / "captions"
+    command = ["caption", str(many[0]), "--model", str(model), "--out", str(out)]
+    done = subprocess.run([sys.executable, "-m", "raycap", *command], stderr=subprocess.DEVNULL, check=False)
+    assert done.returncode == 3
+    return captions_of(out)
+
+
+def captions_of(out: Path) -> pd.DataFrame:
+    rows = pd.read_parquet(out / "captions").set_index("image_id").sort_index()
+    assert rows.index.is_unique
+    return rows
+
+
+def require_same_captions(out: Path, texts: Path, alone: pd.DataFrame) -> None:
+    mine = captions_of(out)
+    assert list(mine.index) == list(alone.index)
+    assert list(mine.caption) == list(alone.caption)
+    np.testing.assert_allclose(mine.log_prob, alone.log_prob, atol=1e-4)
+    assert sorted(pd.read_parquet(out / "failures").image_id) == ["0007.png", "0500.png", "1100.png"]
+    assert len((out / "captions.jsonl").read_text().splitlines()) == len(alone)
+    for image_id, row in mine.iterrows():
+        assert (texts / str(image_id)).with_suffix(".txt").read_text() == row.caption + "\n"
+    assert not [*out.rglob(".*"), *texts.rglob(".*")], "temporary files, or a lock, are left"
+
+
+def test_caption_loses_workers_and_a_node(
+    nodes: Nodes, many: tuple[Path, str], model: Path, captions_alone: pd.DataFrame, tmp_path: Path
+) -> None:
+    first, second = nodes.add(), nodes.add()
+    out, texts = tmp_path / "captions", tmp_path / "texts"
+    options = ("--model", model, "--out", out, "--formats", "jsonl", "--sidecars", texts, "--shard-size", 8)
+    run = nodes.raycap("caption", many[0], *options)
+    wait_for(lambda: shards(out / "captions") >= 3, run)
+    captioners = [*nodes.workers(first, CAPTIONER), *nodes.workers(second, CAPTIONER)]
+    captioners[0].kill()
+    wait_for(lambda: shards(out / "captions") >= 10, run)
+    nodes.workers(first, ENCODER)[0].kill()
+    wait_for(lambda: shards(out / "captions") >= 20, run)
+    nodes.remove(second)
+    finish(run, expected=3)
+    require_same_captions(out, texts, captions_alone)
+
+
+def training(prepared: Path, features: Path, out: Path, *, epochs: int, num_workers: int) -> tuple[object, ...]:
+    options = f"--epochs {epochs} --patience {epochs} --global-batch-size 4 --units 16 --num-workers {num_workers}"
+    return ("train", "--prepared", prepared, "--features", features, "--out", out, "--seed", 3, *options.split())
+
+
+def epochs_done(out: Path) -> int:
+    return len(read_json(str(out / "history.json"))["history"]) if (out / "history.json").exists() else 0
+
+
+def require_same_training(out: Path, undisturbed: Path) -> None:
+    """The same epochs with the same losses, and the same weights, to 1e-4: two workers add in no fixed order."""
+    mine, theirs = (read_json(str(each / "history.json"))["history"] for each in (out, undisturbed))
+    assert [each["epoch"] for each in mine] == [each["epoch"] for each in theirs]
+    for name in ("train_loss", "dev_loss"):
+        np.testing.assert_allclose([each[name] for each in mine], [each[name] for each in theirs], rtol=1e-4)
+    bundles = [Bundle.load(str(each)).model.get_weights() for each in (out, undisturbed)]
+    for one, other in zip(*bundles, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    assert not (out / "checkpoints").exists()
+    assert not list(out.rglob(".*")), "temporary files, or a lock, are left"
+
+
+def test_train_loses_a_worker_and_a_node(nodes: Nodes, prepared: Path, features: Path, tmp_path: Path) -> None:
+    first, second, spare = nodes.add(), nodes.add(), nodes.add()
+    run = nodes.raycap(*training(prepared, features, tmp_path / "disturbed", epochs=8, num_workers=2))
+    wait_for(lambda: epochs_done(tmp_path / "disturbed") >= 2, run)
+    used = [node for node in (first, second, spare) if nodes.workers(node, TRAINER)]
+    assert len(used) == 2
+    nodes.workers(used[0], TRAINER)[0].kill()
+    before = epochs_done(tmp_path / "disturbed")
+    wait_for(lambda: epochs_done(tmp_path / "disturbed") >= before + 1, run)
+    used = [node for node in (first, second, spare) if nodes.workers(node, TRAINER)]
+    nodes.remove(used[-1])
+    finish(run)
+    finish(nodes.raycap(*training(prepared, features, tmp_path / "undisturbed", epochs=8, num_workers=2)))
+    require_same_training(tmp_path / "disturbed", tmp_path / "undisturbed")

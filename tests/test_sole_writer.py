@@ -64,6 +64,8 @@ def test_what_killed_writers_left_is_removed_but_not_while_one_writes(tmp_path: 
     first.wait()
     with sole_writer(str(tmp_path)):
         assert not (tmp_path / "features/.tmp-1").exists()
+        (tmp_path / "features/.tmp-2").touch()  # a worker of ours, killed
+    assert not (tmp_path / "features/.tmp-2").exists()
 
 
 def test_processes_take_turns_and_none_is_inside_with_another(tmp_path: Path) -> None:
