@@ -3,6 +3,7 @@
 Nodes are Ray's own processes on this machine, a CPU each. Drivers are processes of their own that join the cluster.
 """
 
+import json
 import os
 import secrets
 import socket
@@ -34,12 +35,13 @@ TRAINER = "RayTrainWorker"
 class Nodes:
     """A cluster whose nodes come and go; the head has no CPU, so that only nodes that can be lost do the work."""
 
-    def __init__(self, temporary: Path) -> None:
+    def __init__(self, temporary: Path, *options: str, **environment: str) -> None:
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        self.environment = {**os.environ, **dict([KEEP_IDLE_WORKERS]), **token}
+        self.environment = {**os.environ, **dict([KEEP_IDLE_WORKERS]), **token, **environment}
         self._nodes: list[subprocess.Popen[bytes]] = []
         port = free_port()
-        self._start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={temporary}")
+        head = ("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={temporary}")
+        self._start(*head, *options)
         deadline = time.monotonic() + 60
         while socket.socket().connect_ex(("127.0.0.1", port)):
             assert time.monotonic() < deadline
@@ -304,3 +306,162 @@ def test_train_loses_a_worker_and_a_node(nodes: Nodes, prepared: Path, features:
     finish(run)
     finish(nodes.raycap(*training(prepared, features, tmp_path / "undisturbed", epochs=8, num_workers=2)))
     require_same_training(tmp_path / "disturbed", tmp_path / "undisturbed")
+
+
+KILLS = 20
+
+
+def killed_and_started_again(start: Callable[[], subprocess.Popen[str]], progress: Callable[[], int], seed: int) -> int:
+    """Start a run, kill its driver with -9 at a random moment, and again, until it has been killed enough; then let it
+    end. Return its exit code.
+
+    Half of the kills come at a random time from the start, half soon after it got something done. What is done never
+    becomes less.
+    """
+    rng = np.random.default_rng(seed)
+    killed = 0
+    while killed < KILLS:
+        before, run = progress(), start()
+        deadline = time.monotonic() + (rng.uniform(0.5, 12) if killed % 2 else 60)
+        while run.poll() is None and time.monotonic() < deadline and progress() <= before:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 0.5))
+        assert run.poll() is None, f"the run ended after {killed} kills: {run.communicate()[1]}"
+        run.kill()
+        run.communicate()
+        assert progress() >= before, "something that was done is lost"
+        killed += 1
+    run = start()
+    run.communicate(timeout=400)
+    return run.returncode
+
+
+def test_extract_with_its_driver_killed_20_times(
+    nodes: Nodes, many: tuple[Path, str], encoder_file: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    nodes.add("--num-cpus=2")
+    out = tmp_path / "features"
+    options = ("--manifest", many[1], "--encoder", encoder_file, "--out", out, "--shard-size", 4)
+    code = killed_and_started_again(lambda: nodes.raycap("extract", *options), lambda: shards(out / "features"), seed=0)
+    assert code == 0
+    require_same_features(out, undisturbed)
+
+
+def test_caption_with_its_driver_killed_20_times(
+    nodes: Nodes, many: tuple[Path, str], model: Path, captions_alone: pd.DataFrame, tmp_path: Path
+) -> None:
+    nodes.add("--num-cpus=2")
+    out, texts = tmp_path / "captions", tmp_path / "texts"
+    options = ("--model", model, "--out", out, "--formats", "jsonl", "--sidecars", texts, "--shard-size", 4)
+    code = killed_and_started_again(
+        lambda: nodes.raycap("caption", many[0], *options), lambda: shards(out / "captions"), seed=1
+    )
+    assert code == 3
+    require_same_captions(out, texts, captions_alone)
+
+
+def test_train_with_its_driver_killed_20_times(nodes: Nodes, prepared: Path, features: Path, tmp_path: Path) -> None:
+    nodes.add("--num-cpus=2")
+    command = training(prepared, features, tmp_path / "killed", epochs=200, num_workers=1)
+    code = killed_and_started_again(lambda: nodes.raycap(*command), lambda: epochs_done(tmp_path / "killed"), seed=2)
+    assert code == 0
+    finish(nodes.raycap(*training(prepared, features, tmp_path / "undisturbed", epochs=200, num_workers=1)))
+    require_same_training(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+def test_a_second_run_on_the_same_output_is_refused(
+    nodes: Nodes, many: tuple[Path, str], encoder_file: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    nodes.add()
+    out = tmp_path / "features"
+    options = ("extract", "--manifest", many[1], "--encoder", encoder_file, "--out", out, "--shard-size", 8)
+    first = nodes.raycap(*options)
+    wait_for(lambda: shards(out / "features") >= 1, first)
+    said = finish(nodes.raycap(*options), expected=1)
+    assert f"another run is writing {out} (process {first.pid} on " in said
+    finish(first)
+    require_same_features(out, undisturbed)
+
+
+def test_the_disk_is_full(many: tuple[Path, str], encoder_file: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """A real disk, of 200 kB, in a mount namespace of its own; then it gets larger, and the same command goes on."""
+    out = tmp_path / "disk"
+    out.mkdir()
+    command = f"{sys.executable} -m raycap extract --manifest {many[1]} --encoder {encoder_file} --out {out}/features"
+    script = f"""
+        mount -t tmpfs -o size=200k none {out} || exit 77
+        {command} --shard-size 16 2> {tmp_path}/said; echo $? > {tmp_path}/code
+        find {out} -name '.*' -type f > {tmp_path}/left
+        mount -o remount,size=100m {out}
+        {command} --shard-size 16 2> /dev/null || exit 1
+        cp -r {out}/features {tmp_path}/features
+    """
+    done = subprocess.run(
+        ["unshare", "--mount", "--map-root-user", "sh", "-c", script], capture_output=True, text=True, check=False
+    )
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip(f"nobody may mount here: {done.stderr}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "code").read_text() == "1\n"
+    said = (tmp_path / "said").read_text()
+    assert "No space left on device" in said.splitlines()[-1]
+    assert "the same command goes on" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert (tmp_path / "left").read_text() == ""
+    require_same_features(tmp_path / "features", undisturbed)
+
+
+def test_nodes_that_an_autoscaler_starts(
+    many: tuple[Path, str], encoder_file: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """A cluster that begins with a head of no CPUs and no GPUs: GPU nodes come because the job asks for them."""
+    kinds = {
+        "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "gpu_worker": {"resources": {"CPU": 2, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 1},
+    }
+    provider = {
+        "type": "fake_multinode",
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+    }
+    config = {
+        "cluster_name": "fake",
+        "max_workers": 1,
+        "provider": provider,
+        "available_node_types": kinds,
+        "head_node_type": "head",
+        "idle_timeout_minutes": 1,
+        "auth": {},
+        "docker": {},
+    }
+    (tmp_path / "cluster.json").write_text(json.dumps(config))
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short:
+        nodes = Nodes(
+            Path(short),
+            f"--autoscaling-config={tmp_path / 'cluster.json'}",
+            AUTOSCALER_UPDATE_INTERVAL_S="1",
+            RAY_FAKE_CLUSTER="1",
+        )
+        out = tmp_path / "features"
+        said = finish(nodes.raycap("extract", "--manifest", many[1], "--encoder", encoder_file, "--out", out))
+        nodes.close()
+    require_same_features(out, undisturbed)
+    assert "1200/1200" in said
+
+
+def test_an_output_that_a_node_does_not_see_is_refused(nodes: Nodes) -> None:
+    """What only the driver's process sees is not there for another node's."""
+    nodes.add()
+    code = (
+        "import os, raycap.cluster as c\n"
+        "c.connect()\n"
+        "c.require_on_every_node('/proc')\n"
+        "here = os.open('/', os.O_RDONLY)\n"
+        "os.dup2(here, 777)\n"
+        "c.require_on_every_node('/proc/self/fd/777')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=nodes.environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "/proc/self/fd/777 is not seen on" in done.stderr
