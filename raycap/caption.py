@@ -298,7 +298,7 @@ class _Job:
         speak = {"bundle": self.bundle, "decoding": config.decoding, **common}
         return [
             decode,
-            ModelStep(operator=EncodePhotos, options=encode, placement=placement.share(_ENCODER_SHARE), slowest=True),
+            ModelStep(operator=EncodePhotos, options=encode, placement=placement.share(_ENCODER_SHARE)),
             ModelStep(operator=CaptionFeatures, options=speak, placement=placement.share(1 - _ENCODER_SHARE)),
         ]
 

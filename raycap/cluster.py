@@ -6,6 +6,7 @@ Knows Ray, and nothing of photos or models.
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -13,11 +14,13 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray.autoscaler.sdk import request_resources
 from ray.util.metrics import Counter, Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raycap.config import WorkersConfig
 from raycap.errors import InputError, RaycapError
+from raycap.progress import say
 from raycap.storage import exists, is_local
 
 # Logical CPUs only: light operators ask for fractions, and model workers leave some of their node to them. What
@@ -28,7 +31,7 @@ _MODEL_SHARE = 0.6
 # there was one on two cores, and half the photos a second). Beside GPUs it gives them more than half.
 _DECODE_CPUS, _DECODE_CPUS_BESIDE_GPU = 0.1, 0.5
 _POLL_EVERY_S = 0.5
-_MANY_NODES = 1000  # where an autoscaler's group of nodes has no limit
+_NODES_WITHIN_S = 15 * 60.0  # what a cloud may take to start a machine and set it up, and some
 # Ray ends a worker process that is idle for a second where there are more of them than cores, which on a small machine
 # there always are; the next task then starts another, at two seconds of a core. Kept, VGG16 on two cores captions 1.7
 # times as many photos a second.
@@ -42,15 +45,13 @@ class Placement:
 
     Attributes:
         num_workers: of each model operator, from the start.
-        max_workers: with the nodes that the cluster's autoscaler may start.
-        fixed: somebody said how many; otherwise those that take longest also start on nodes that join by themselves.
+        fixed: somebody said how many, or no node can join; otherwise more start on nodes that do.
         num_gpus: of each worker.
         num_cpus: logical, of each worker.
         num_threads: TensorFlow's, on a CPU; None on a GPU.
     """
 
     num_workers: int
-    max_workers: int
     fixed: bool
     num_gpus: float
     num_cpus: float
@@ -82,7 +83,7 @@ def connect() -> None:
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
             # the dashboard of a cluster that lives as long as this process has no visitors, and takes 2% of two cores
             options = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
-        with _on_loopback() if address == "local" else nullcontext():
+        with _on_loopback() if _is_own() else nullcontext():
             ray.init(address, **options)
     if not verbose:
         # whatever log_to_driver says, Ray prints what befalls nodes and tasks on standard output, which is for results
@@ -127,7 +128,7 @@ def require_on_every_node(location: str) -> None:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a cluster has for work.
+    """What the nodes of a cluster have for work.
 
     Attributes:
         cpus: logical, of each node.
@@ -144,58 +145,62 @@ class Capacity:
         return cls(tuple(node.get("CPU", 0.0) for node in nodes), sum(node.get("GPU", 0.0) for node in nodes))
 
     @classmethod
-    def at_most(cls) -> "Capacity":
-        """Return what the cluster may come to have, with the nodes that its autoscaler may start."""
+    def with_at_least(cls, *, num_gpus: float) -> "Capacity":
+        """Return what the nodes have, once one has CPUs and there are so many GPUs; an autoscaler is asked for them.
+
+        Raises:
+            InputError: if there are fewer, on a machine of one's own or after a quarter of an hour on a cluster.
+        """
+
+        def enough() -> bool:
+            now = cls.now()
+            return sum(now.cpus) > 0 and now.gpus >= num_gpus
+
+        if not enough() and not _is_own():
+            say(f"waiting for a node with CPUs{f' and {num_gpus:g} GPUs' if num_gpus else ''} to join the cluster")
+            request_resources(bundles=[{"CPU": 1} | ({"GPU": num_gpus} if num_gpus else {})])
+            deadline = time.monotonic() + _NODES_WITHIN_S
+            while not enough() and time.monotonic() < deadline:
+                time.sleep(_POLL_EVERY_S)
+            request_resources(bundles=[])
         now = cls.now()
-        config = ray._private.state.state.get_cluster_config()  # Ray's own libraries ask here; there is no public place
-        groups = config.node_group_configs if config else ()
-        counts = [each.max_count if each.max_count >= 0 else _MANY_NODES for each in groups]
-        cpus = [each.resources.get("CPU", 0) for each, count in zip(groups, counts, strict=True) for _ in range(count)]
-        gpus = sum(each.resources.get("GPU", 0) * count for each, count in zip(groups, counts, strict=True))
-        return cls(tuple(map(float, cpus)) if sum(cpus) > sum(now.cpus) else now.cpus, max(now.gpus, float(gpus)))
+        if not enough():
+            raise InputError(
+                f"the cluster has {sum(now.cpus):g} CPUs and {now.gpus:g} GPUs; "
+                + (f"give --num-gpus {now.gpus:g} or less, or add nodes" if sum(now.cpus) else "add nodes")
+            )
+        return now
 
     def workers_of(self, threads: int) -> int:
         """Return how many workers of so many threads there is room for."""
         return sum(int(cpus / threads) for cpus in self.cpus)
 
 
+def _is_own() -> bool:
+    """Whether the cluster was started by `connect`, so that no node can join it."""
+    return os.environ.get("RAY_ADDRESS", "local") == "local"
+
+
 def place(workers: WorkersConfig) -> Placement:
     """Return where the model workers of a job go on the cluster that is connected.
 
     Raises:
-        InputError: if more GPUs are asked for than there are or may come, or there are no CPUs.
+        InputError: if more GPUs are asked for than there are or come, or there are no CPUs.
     """
-    now, most = Capacity.now(), Capacity.at_most()
-    cpus = sum(most.cpus)
-    if not cpus:
-        raise InputError("no node of the cluster has CPUs for work; add nodes")
-    per_worker = workers.num_gpus if workers.num_gpus is not None else min(1.0, most.gpus)
-    if per_worker > most.gpus:
-        raise InputError(f"the cluster has {most.gpus:g} GPUs; give --num-gpus {most.gpus:g} or less, or add nodes")
-    asked = workers.num_workers
+    now = Capacity.with_at_least(num_gpus=workers.num_gpus or 0)
+    cpus, asked = sum(now.cpus), workers.num_workers
+    per_worker = workers.num_gpus if workers.num_gpus is not None else min(1.0, now.gpus)
+    fixed = asked is not None or _is_own()
     if per_worker:
-        max_workers = asked or max(1, int(most.gpus / per_worker))
-        return Placement(
-            num_workers=asked or max(1, int(now.gpus / per_worker)),
-            max_workers=max_workers,
-            fixed=asked is not None,
-            num_gpus=per_worker,
-            num_cpus=min(1.0, _MODEL_SHARE * cpus / max_workers),
-            num_threads=None,
-        )
-    threads = max(1, int(min(workers.cpus_per_worker, max(most.cpus))))
-    threads = max(1, min(threads, int(cpus / (asked or 1))))
-    max_workers = asked or max(1, most.workers_of(threads))
-    a_node = max(1, int(max(most.cpus) / threads))
+        num_workers = asked or max(1, int(now.gpus / per_worker))
+        num_cpus = min(1.0, _MODEL_SHARE * cpus / num_workers)
+        return Placement(num_workers=num_workers, fixed=fixed, num_gpus=per_worker, num_cpus=num_cpus, num_threads=None)
+    threads = max(1, int(min(workers.cpus_per_worker, max(now.cpus), cpus / (asked or 1))))
+    num_workers = asked or max(1, now.workers_of(threads))
+    a_node = max(1, int(max(now.cpus) / threads))
     share = max(_MODEL_SHARE, (a_node + 0.2) / (a_node + 1))  # so that no more than these fit on a node
-    return Placement(
-        num_workers=asked or max(1, now.workers_of(threads)),
-        max_workers=max_workers,
-        fixed=asked is not None,
-        num_gpus=0.0,
-        num_cpus=share * min(threads, cpus / max_workers),
-        num_threads=threads,
-    )
+    num_cpus = share * min(threads, cpus / num_workers)
+    return Placement(num_workers=num_workers, fixed=fixed, num_gpus=0.0, num_cpus=num_cpus, num_threads=threads)
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def _run(
     )
     steps: list[Step] = [
         decode,
-        ModelStep(operator=EncodePhotos, options=encode, placement=placement, slowest=True),
+        ModelStep(operator=EncodePhotos, options=encode, placement=placement),
         WriteShards(output=output, columns=("image_id", "feature")),
     ]
     photo_bytes = height_px * width_px * 3

@@ -37,12 +37,10 @@ class ModelStep:
         operator: the class.
         options: its constructor's keyword arguments.
         placement: of its actors.
-        slowest: the others wait for it, so that it is the one to grow where nodes join.
     """
 
     operator: type
     placement: Placement
-    slowest: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -172,7 +170,8 @@ def _build(shards: Sequence[pa.Table], steps: Sequence[Step]) -> Dataset:
     dataset = ray.data.read_datasource(_Shards(tables), override_num_blocks=len(tables), num_cpus=decode_cpus)
     for step in steps:
         if isinstance(step, ModelStep):
-            dataset = dataset.map_batches(
+            # map_batches refuses whole blocks where a GPU is asked for; the operators batch within a block themselves
+            dataset = dataset.map_batches_internal(
                 _giving_up(step.operator),
                 fn_constructor_kwargs=dict(step.options),
                 compute=_pool(step, len(tables)),
@@ -218,8 +217,7 @@ def _pool(step: ModelStep, num_shards: int) -> ActorPoolStrategy:
     """Return how many actors: all that have room at once, as Ray Data would keep part of the cluster free of them."""
     placement = step.placement
     at_first = min(placement.num_workers, num_shards)
-    grows = step.slowest and not placement.fixed
-    return ActorPoolStrategy(min_size=at_first, max_size=None if grows else max(at_first, placement.max_workers))
+    return ActorPoolStrategy(min_size=at_first, max_size=at_first if placement.fixed else None)
 
 
 def _as_function(operator: Callable[[pa.Table], pa.Table]) -> Callable[[pa.Table], pa.Table]:

@@ -93,9 +93,9 @@ def _check_coverage(prepared: Prepared, features: FeatureSet) -> int:
 def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
     from ray.train.tensorflow import TensorflowTrainer  # imports TensorFlow, which takes seconds
 
-    most = Capacity.at_most()
-    cpus = sum(most.cpus)
-    threads = config.cpus_per_worker or max(1, int(min(cpus / config.num_workers, max(most.cpus))))
+    now = Capacity.with_at_least(num_gpus=config.num_workers if config.use_gpu else 0)
+    cpus = sum(now.cpus)
+    threads = config.cpus_per_worker or max(1, int(min(cpus / config.num_workers, max(now.cpus))))
     epochs_said = 0
 
     with Progress("train", num_captions, unit="captions") as progress:

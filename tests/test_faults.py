@@ -12,8 +12,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,11 +36,11 @@ TRAINER = "RayTrainWorker"
 class Nodes:
     """A cluster whose nodes come and go; the head has no CPU, so that only nodes that can be lost do the work."""
 
-    def __init__(self, temporary: Path, *options: str, **environment: str) -> None:
+    def __init__(self, temporary: Path, *options: str, port: int | None = None, **environment: str) -> None:
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.environment = {**os.environ, **dict([KEEP_IDLE_WORKERS]), **token, **environment}
         self._nodes: list[subprocess.Popen[bytes]] = []
-        port = free_port()
+        port = port or free_port()
         head = ("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={temporary}")
         self._start(*head, *options)
         deadline = time.monotonic() + 60
@@ -104,12 +105,20 @@ def _name(process: psutil.Process) -> str:
         return ""
 
 
+@contextmanager
+def started(*options: str, **environment: Any) -> Iterator[Nodes]:
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short:  # the path of a socket may not be long
+        nodes = Nodes(Path(short), *options, **environment)
+        try:
+            yield nodes
+        finally:
+            nodes.close()
+
+
 @pytest.fixture
 def nodes() -> Iterator[Nodes]:
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short:  # the path of a socket may not be long
-        nodes = Nodes(Path(short))
+    with started() as nodes:
         yield nodes
-        nodes.close()
 
 
 def wait_for(condition: Callable[[], object], run: subprocess.Popen[str], *, limit_s: float = 120) -> None:
@@ -416,7 +425,7 @@ def test_nodes_that_an_autoscaler_starts(
 ) -> None:
     """A cluster that begins with a head of no CPUs and no GPUs: GPU nodes come because the job asks for them."""
     kinds = {
-        "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "gpu_worker": {"resources": {"CPU": 2, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 1},
     }
     provider = {
@@ -430,24 +439,23 @@ def test_nodes_that_an_autoscaler_starts(
         "max_workers": 1,
         "provider": provider,
         "available_node_types": kinds,
-        "head_node_type": "head",
+        "head_node_type": "ray.head.default",
         "idle_timeout_minutes": 1,
-        "auth": {},
-        "docker": {},
+        "upscaling_speed": 1.0,
+        **{key: {} for key in ("auth", "docker", "file_mounts")},
+        **{key: [] for key in ("cluster_synced_files", "initialization_commands", "setup_commands")},
+        **{key: [] for key in ("head_setup_commands", "worker_setup_commands")},
+        **{key: [] for key in ("head_start_ray_commands", "worker_start_ray_commands")},
     }
     (tmp_path / "cluster.json").write_text(json.dumps(config))
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short:
-        nodes = Nodes(
-            Path(short),
-            f"--autoscaling-config={tmp_path / 'cluster.json'}",
-            AUTOSCALER_UPDATE_INTERVAL_S="1",
-            RAY_FAKE_CLUSTER="1",
-        )
+    scales = f"--autoscaling-config={tmp_path / 'cluster.json'}"
+    # the port is where the provider of this kind of cluster looks for the head
+    with started(scales, port=6379, AUTOSCALER_UPDATE_INTERVAL_S="1", RAY_FAKE_CLUSTER="1") as nodes:
         out = tmp_path / "features"
-        said = finish(nodes.raycap("extract", "--manifest", many[1], "--encoder", encoder_file, "--out", out))
-        nodes.close()
+        options = ("--manifest", many[1], "--encoder", encoder_file, "--out", out, "--num-gpus", 1)
+        said = finish(nodes.raycap("extract", *options))
     require_same_features(out, undisturbed)
-    assert "1200/1200" in said
+    assert "waiting for a node with CPUs and 1 GPUs" in said
 
 
 def test_an_output_that_a_node_does_not_see_is_refused(nodes: Nodes) -> None:
