@@ -79,10 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _in_a_line(error: Exception) -> str:
     """Return what a person needs of an error that is not raycap's own; Ray's end with the line that counts."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), repr(error))
     if isinstance(error, OSError):
-        return f"cannot read or write: {lines[-1] if lines else error!r}; once that is mended, the same command goes on"
-    return f"{lines[-1] if lines else error!r} ({type(error).__name__}); --debug shows where it comes from"
+        return f"cannot read or write: {last}; once that is mended, the same command goes on"
+    return f"{last} ({type(error).__name__}); --debug shows where it comes from"
 
 
 @contextmanager

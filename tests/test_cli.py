@@ -72,6 +72,36 @@ def test_debug_shows_where() -> None:
     assert "Traceback" not in run("extract", "--manifest", "gone.parquet", "--out", "o").stderr
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(28, "No space left on device", "/out/part"),
+            "cannot read or write: [Errno 28] No space left on device: '/out/part'; once that is mended",
+        ),
+        (
+            RuntimeError("ray::map()\n  File x, line 3\nMemoryError: too much"),
+            "MemoryError: too much (RuntimeError); --debug",
+        ),
+        (KeyError("file"), "'file' (KeyError); --debug shows where it comes from"),
+        (ValueError(), "ValueError() (ValueError); --debug"),
+    ],
+)
+def test_errors_that_are_not_ours_get_one_line_too(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(config: object) -> None:
+        raise error
+
+    monkeypatch.setattr("raycap.extract.extract", fail)
+    command = ["extract", "--manifest", "m", "--out", "o"]
+    assert main(command) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"raycap extract: {said}")
+    with pytest.raises(type(error)):
+        main([*command, "--debug"])
+
+
 def test_a_misspelt_option_suggests_the_right_one() -> None:
     answer = run("extract", "--manifst", "m.parquet", "--out", "o")
     assert answer.returncode == 2

@@ -371,10 +371,10 @@ def test_caption_with_its_driver_killed_20_times(
 
 def test_train_with_its_driver_killed_20_times(nodes: Nodes, prepared: Path, features: Path, tmp_path: Path) -> None:
     nodes.add("--num-cpus=2")
-    command = training(prepared, features, tmp_path / "killed", epochs=200, num_workers=1)
+    command = training(prepared, features, tmp_path / "killed", epochs=100, num_workers=1)
     code = killed_and_started_again(lambda: nodes.raycap(*command), lambda: epochs_done(tmp_path / "killed"), seed=2)
     assert code == 0
-    finish(nodes.raycap(*training(prepared, features, tmp_path / "undisturbed", epochs=200, num_workers=1)))
+    finish(nodes.raycap(*training(prepared, features, tmp_path / "undisturbed", epochs=100, num_workers=1)))
     require_same_training(tmp_path / "killed", tmp_path / "undisturbed")
 
 

@@ -115,6 +115,18 @@ def test_two_workers_equal_one(ray_cluster: None, prepared: Path, features: Path
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
 
 
+def test_the_same_seed_trains_the_same_weights(
+    ray_cluster: None, prepared: Path, features: Path, tmp_path: Path
+) -> None:
+    model = ModelConfig(units=16, embedding_dim=8, dropout=0.5)
+    for name, seed in (("first", 3), ("again", 3), ("other", 4)):
+        train(small(prepared, features, tmp_path / name, model=model, seed=seed))
+    first, again, other = (weights(tmp_path / name) for name in ("first", "again", "other"))
+    for mine, theirs in zip(first, again, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+    assert not all(np.allclose(mine, theirs, atol=1e-2) for mine, theirs in zip(first, other, strict=True))
+
+
 def test_patience_stops(ray_cluster: None, prepared: Path, features: Path, tmp_path: Path) -> None:
     result = train(small(prepared, features, tmp_path / "out", epochs=50, patience=1, learning_rate=0.5))
     assert len(result.history) < 50
