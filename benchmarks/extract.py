@@ -75,8 +75,8 @@ def start_up(work: Path) -> None:
     call = build + "import numpy; encoder.encode(numpy.zeros((16, 224, 224, 3), 'uint8'))"
     phases = {
         "python": "",
-        "the driver's imports": "import raycap.cli, raycap.extract",
-        "Ray": "import raycap.cli, raycap.extract, raycap.cluster; raycap.cluster.connect()",
+        "the driver's imports": "import raycap.cli, raycap.stages.extract",
+        "Ray": "import raycap.cli, raycap.stages.extract, raycap.cluster; raycap.cluster.connect()",
     }
     alone = {name: seconds(code) for name, code in phases.items()}
     model = {name: seconds(code) for name, code in {"": "", "TensorFlow": load, "VGG16": build, "first": call}.items()}

@@ -12,12 +12,12 @@ from raycap.errors import InputError, RaycapError
 from raycap.progress import is_quiet, printable, say, show, show_json
 
 if TYPE_CHECKING:
-    from raycap.caption import CaptionPlan, CaptionResult
+    from raycap.stages.caption import CaptionPlan, CaptionResult
     from raycap.demo import DemoResult
-    from raycap.evaluate import EvaluateResult
-    from raycap.extract import ExtractResult
-    from raycap.prepare import PrepareResult
-    from raycap.train import TrainResult
+    from raycap.stages.evaluate import EvaluateResult
+    from raycap.stages.extract import ExtractResult
+    from raycap.stages.prepare import PrepareResult
+    from raycap.stages.train import TrainResult
 
 _STAGES: Mapping[str, tuple[str, str]] = {
     "prepare": ("PrepareConfig", "caption files and a photo folder: manifest, captions, tokenizer"),
@@ -123,7 +123,8 @@ def _run(stage: str, options: Sequence[str]) -> int:
     )
     if stage == "caption":
         return _caption(config)
-    function: Callable[[Any], Any] = getattr(importlib.import_module(f"raycap.{stage}"), stage)
+    module = "raycap.demo" if stage == "demo" else f"raycap.stages.{stage}"
+    function: Callable[[Any], Any] = getattr(importlib.import_module(module), stage)
     result = function(config)
     _print_result(result, _SAY[stage](result, config))
     return _EXIT_DONE
@@ -142,7 +143,7 @@ def _as_json() -> bool:
 
 
 def _caption(config: Any) -> int:
-    from raycap.caption import caption, plan
+    from raycap.stages.caption import caption, plan
 
     if config.dry_run:
         planned = plan(config)

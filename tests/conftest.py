@@ -78,7 +78,7 @@ def encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The photos, prepared."""
     from raycap.config import PrepareConfig
-    from raycap.prepare import prepare
+    from raycap.stages.prepare import prepare
 
     out = tmp_path_factory.mktemp("prepared") / "prepared"
     captions = str(photo_folder.parent / "captions.csv")
@@ -90,7 +90,7 @@ def prepared(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def features(ray_cluster: None, prepared: Path, encoder_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The photos' features."""
     from raycap.config import ExtractConfig
-    from raycap.extract import extract
+    from raycap.stages.extract import extract
 
     out = tmp_path_factory.mktemp("features") / "features"
     extract(ExtractConfig(manifest=str(prepared / "photos.parquet"), out=str(out), encoder=str(encoder_file)))
@@ -101,7 +101,7 @@ def features(ray_cluster: None, prepared: Path, encoder_file: Path, tmp_path_fac
 def model(prepared: Path, features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that has learnt the squares."""
     from raycap.config import ModelConfig, TrainConfig
-    from raycap.train import train
+    from raycap.stages.train import train
 
     out = tmp_path_factory.mktemp("model") / "model"
     train(

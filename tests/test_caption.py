@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from raycap.caption import caption, plan
+from raycap.stages.caption import caption, plan
 from raycap.captioner import Captioner
 from raycap.config import CaptionConfig, DecodingConfig, OutputConfig, WorkersConfig
 from raycap.errors import ConflictError, InputError, TooManyFailuresError, WeightsError

@@ -93,7 +93,7 @@ def test_errors_that_are_not_ours_get_one_line_too(
     def fail(config: object) -> None:
         raise error
 
-    monkeypatch.setattr("raycap.extract.extract", fail)
+    monkeypatch.setattr("raycap.stages.extract.extract", fail)
     command = ["extract", "--manifest", "m", "--out", "o"]
     assert main(command) == 1
     [line] = capsys.readouterr().err.splitlines()

@@ -10,8 +10,8 @@ import sacrebleu
 from raycap.captioner import Captioner
 from raycap.config import DecodingConfig, EvaluateConfig, ExtractConfig
 from raycap.errors import ConflictError, EncoderMismatchError, InputError
-from raycap.evaluate import EvaluateResult, evaluate
-from raycap.extract import extract
+from raycap.stages.evaluate import EvaluateResult, evaluate
+from raycap.stages.extract import extract
 from raycap.features import FeatureSet
 from raycap.metrics import PROTOCOLS
 from raycap.prepared import Prepared

@@ -20,7 +20,7 @@ from PIL import Image
 from raycap.config import ExtractConfig, LimitsConfig, WorkersConfig
 from raycap.errors import ConflictError, EncoderMismatchError, FormatError, InputError, TooManyFailuresError
 from raycap.errors import WeightsError as NoWeightsError
-from raycap.extract import extract
+from raycap.stages.extract import extract
 from raycap.features import FeatureSet
 
 
@@ -50,7 +50,7 @@ def test_driver_never_imports_tensorflow(photo_folder: Path, encoder_file: Path,
     photos = {path.name: path for path in sorted(photo_folder.iterdir())[:2]}
     manifest = make_manifest(tmp_path / "m.parquet", photos)
     code = (
-        "import sys; from raycap.extract import extract; from raycap.config import ExtractConfig\n"
+        "import sys; from raycap.stages.extract import extract; from raycap.config import ExtractConfig\n"
         "result = extract(ExtractConfig(manifest=sys.argv[1], out=sys.argv[2], encoder=sys.argv[3]))\n"
         "assert result.num_new == 2\n"
         "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules\n"

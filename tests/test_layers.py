@@ -13,14 +13,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "raycap"
 
-STAGES = ("prepare", "extract", "train", "evaluate", "caption")
+STAGES = ("stages.prepare", "stages.extract", "stages.train", "stages.evaluate", "stages.caption")
 LAYERS = {
     0: "schema errors config",
     1: """encoder_card model_card datasets caption_files scenes images text sequences features metrics storage runs
         shards prepared progress input_sizes diagram decoding threads top_words locations photo_sources photo_tables
         photo_reader time_limit batching sidecars exports sole_writer saved_models""",
     2: "devices encoder model next_word teacher_forcing fitting captioner operators",  # what runs models; knows no Ray
-    3: "cluster pipeline train_worker",  # what runs on Ray, and is called by the stages
+    3: "cluster pipeline stages.train_worker",  # what runs on Ray, and is called by the stages
     4: " ".join(STAGES),
     5: "cli demo",
     6: "__main__",
@@ -28,8 +28,8 @@ LAYERS = {
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}
 
 TENSORFLOW_SIDE = ("devices", "encoder", "model", "next_word", "teacher_forcing", "fitting", "captioner")
-PURE = (*LAYERS[0].split(), *LAYERS[1].split(), "operators", "prepare", "cli")
-RAY_SIDE = ("extract", "evaluate", "caption", "pipeline", "cluster")
+PURE = (*LAYERS[0].split(), *LAYERS[1].split(), "operators", "stages.prepare", "cli")
+RAY_SIDE = ("stages.extract", "stages.evaluate", "stages.caption", "pipeline", "cluster")
 
 # Each module is imported in a process of its own, forked from one that has imported other people's libraries only.
 PROBE = """
@@ -87,7 +87,9 @@ def run_python(script, *arguments):
 
 
 def modules_of_the_package():
-    return {path.stem: path for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
+    """Return the file of each module, by its name as in `raycap.NAME`."""
+    paths = [path for path in PACKAGE.rglob("*.py") if path.stem != "__init__"]
+    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in paths}
 
 
 def imports_of(path):
@@ -96,14 +98,12 @@ def imports_of(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module == "raycap":
-            names = [f"raycap.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name} has a relative import, which this test does not follow"
-            names = [node.module]
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
-        found |= {name.split(".")[1] for name in names if name.startswith("raycap.")}
+        found |= {name.removeprefix("raycap.") for name in names}
     return found & modules_of_the_package().keys()
 
 
@@ -121,7 +121,7 @@ def test_every_module_has_a_layer():
 
 @pytest.mark.parametrize("module", modules_of_the_package())
 def test_imports_point_down(module):
-    upward = {name for name in imports_of(PACKAGE / f"{module}.py") if LAYER[name] > LAYER[module]}
+    upward = {name for name in imports_of(modules_of_the_package()[module]) if LAYER[name] > LAYER[module]}
     assert upward == set()
 
 
@@ -132,7 +132,7 @@ def test_no_imports_go_in_a_circle():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stages_do_not_import_each_other(stage):
-    assert imports_of(PACKAGE / f"{stage}.py") & set(STAGES) == set()
+    assert imports_of(modules_of_the_package()[stage]) & set(STAGES) == set()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.py")), ids=lambda path: path.stem)
@@ -142,7 +142,7 @@ def test_jobs_import_the_command_line_alone(path):
 
 @pytest.mark.parametrize("module", modules_of_the_package())
 def test_libraries_are_imported_where_they_may_be(module):
-    there = libraries_imported_at_the_top(PACKAGE / f"{module}.py")
+    there = libraries_imported_at_the_top(modules_of_the_package()[module])
     if module not in TENSORFLOW_SIDE:
         assert not there & {"tensorflow", "keras"}
     if LAYER[module] < 3:

@@ -18,7 +18,7 @@ from raycap.errors import ConflictError, InputError, RaycapError
 from raycap.model import Bundle
 from raycap.runs import read_run
 from raycap.storage import read_json
-from raycap.train import train
+from raycap.stages.train import train
 
 
 def small(prepared: Path, features: Path, out: Path, **options: Any) -> TrainConfig:

@@ -18,7 +18,7 @@ from raycap.progress import Progress, printable, say
 from raycap.runs import RUN_FILE, Run, short_hash
 from raycap.sole_writer import sole_writer
 from raycap.storage import delete_folder, read_json
-from raycap.train_worker import HISTORY_FILE, run_worker
+from raycap.stages.train_worker import HISTORY_FILE, run_worker
 
 CHECKPOINTS_FOLDER = "checkpoints"
 

@@ -1,0 +1,1 @@
+"""The stages, a module each; they never import each other, and meet through files on storage."""
