@@ -12,8 +12,8 @@ from raycap.errors import InputError, RaycapError
 from raycap.progress import is_quiet, printable, say, show, show_json
 
 if TYPE_CHECKING:
-    from raycap.stages.caption import CaptionPlan, CaptionResult
     from raycap.demo import DemoResult
+    from raycap.stages.caption import CaptionPlan, CaptionResult
     from raycap.stages.evaluate import EvaluateResult
     from raycap.stages.extract import ExtractResult
     from raycap.stages.prepare import PrepareResult

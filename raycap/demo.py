@@ -14,14 +14,14 @@ from raycap.config import (
     TrainConfig,
 )
 from raycap.errors import WeightsError
-from raycap.stages.evaluate import HYPOTHESES_FILE, EvaluateResult, evaluate
-from raycap.stages.extract import extract
-from raycap.stages.prepare import prepare
 from raycap.progress import say
 from raycap.runs import read_run
 from raycap.scenes import write_dataset
-from raycap.storage import read_table, write_text
+from raycap.stages.evaluate import HYPOTHESES_FILE, EvaluateResult, evaluate
+from raycap.stages.extract import extract
+from raycap.stages.prepare import prepare
 from raycap.stages.train import train
+from raycap.storage import read_table, write_text
 
 _NOTICE_FILE = "NOTICE.txt"
 _NOTICE = """NOTICE: VGG16 RAN WITH RANDOM WEIGHTS (seed {seed}).

@@ -15,10 +15,10 @@ from bad_photos import CAPTIONED, LIMITS, MISSING, SLOW, TIMEOUT, Kind, build, m
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from raycap.stages.caption import caption
 from raycap.config import CaptionConfig, LimitsConfig, WorkersConfig
 from raycap.operators import DecodePhotos
 from raycap.photo_sources import find_photos
+from raycap.stages.caption import caption
 
 SIDE = 32
 UNLIKE = 12.0

@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from raycap.stages.caption import caption, plan
 from raycap.captioner import Captioner
 from raycap.config import CaptionConfig, DecodingConfig, OutputConfig, WorkersConfig
 from raycap.errors import ConflictError, InputError, TooManyFailuresError, WeightsError
 from raycap.features import FeatureSet
 from raycap.schema import GENERATED
 from raycap.sidecars import SidecarCounts
+from raycap.stages.caption import caption, plan
 
 
 @pytest.fixture

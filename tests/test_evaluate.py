@@ -10,11 +10,11 @@ import sacrebleu
 from raycap.captioner import Captioner
 from raycap.config import DecodingConfig, EvaluateConfig, ExtractConfig
 from raycap.errors import ConflictError, EncoderMismatchError, InputError
-from raycap.stages.evaluate import EvaluateResult, evaluate
-from raycap.stages.extract import extract
 from raycap.features import FeatureSet
 from raycap.metrics import PROTOCOLS
 from raycap.prepared import Prepared
+from raycap.stages.evaluate import EvaluateResult, evaluate
+from raycap.stages.extract import extract
 from raycap.storage import read_json
 
 

@@ -20,8 +20,8 @@ from PIL import Image
 from raycap.config import ExtractConfig, LimitsConfig, WorkersConfig
 from raycap.errors import ConflictError, EncoderMismatchError, FormatError, InputError, TooManyFailuresError
 from raycap.errors import WeightsError as NoWeightsError
-from raycap.stages.extract import extract
 from raycap.features import FeatureSet
+from raycap.stages.extract import extract
 
 
 def read_features(out: Path) -> dict[str, np.ndarray]:

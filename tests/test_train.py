@@ -17,8 +17,8 @@ from raycap.config import ModelConfig, TrainConfig
 from raycap.errors import ConflictError, InputError, RaycapError
 from raycap.model import Bundle
 from raycap.runs import read_run
-from raycap.storage import read_json
 from raycap.stages.train import train
+from raycap.storage import read_json
 
 
 def small(prepared: Path, features: Path, out: Path, **options: Any) -> TrainConfig:

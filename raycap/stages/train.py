@@ -17,8 +17,8 @@ from raycap.prepared import Prepared
 from raycap.progress import Progress, printable, say
 from raycap.runs import RUN_FILE, Run, short_hash
 from raycap.sole_writer import sole_writer
-from raycap.storage import delete_folder, read_json
 from raycap.stages.train_worker import HISTORY_FILE, run_worker
+from raycap.storage import delete_folder, read_json
 
 CHECKPOINTS_FOLDER = "checkpoints"
 
