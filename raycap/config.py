@@ -163,6 +163,8 @@ class TrainConfig:
     """Photos held in memory and shuffled at a time; their files come in a new order each epoch."""
     num_workers: int = 1
     """Workers that train together; the steps are the same however many."""
+    open_ports: bool = False
+    """Allow several workers where there is no cluster: TensorFlow's listen on all of the machine's interfaces."""
     use_gpu: bool = False
     """Give each worker a GPU."""
     cpus_per_worker: int | None = None

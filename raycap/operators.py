@@ -20,6 +20,7 @@ from raycap.errors import ImageError, InputError, RaycapError
 from raycap.features import feature_array, to_array
 from raycap.images import DecodedImage, decode_image
 from raycap.photo_reader import addresses, read_photos, too_late
+from raycap.runs import require_record
 from raycap.schema import ALTERNATIVES, GENERATED, feature_schema
 from raycap.shards import ShardedOutput, shard_name
 from raycap.sidecars import Sidecars
@@ -292,7 +293,12 @@ class WriteShards:
     then: Callable[[str, pa.Table], None] | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Write `table`; return the counts."""
+        """Write `table`; return the counts.
+
+        Raises:
+            InputError: if this node does not see the output.
+        """
+        require_record(self.output.out)
         constants = {name: pa.array([value] * len(table), pa.string()) for name, value in self.constants}
         counts = self.output.write(_with_columns(table, constants), columns=self.columns)
         if self.then is not None and counts.done:

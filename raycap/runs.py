@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import socket
 import subprocess
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -127,6 +128,19 @@ class Run:
             "result": result,
         }
         write_json(join(self.out, RUN_FILE), record)
+
+
+def require_record(out: str) -> None:
+    """Check that this process sees the record of the run that it works for, and so will write where others read.
+
+    Raises:
+        InputError: if it does not, as on a node of a cluster that does not reach the output.
+    """
+    if not exists(join(out, RUN_FILE)):
+        raise InputError(
+            f"{out} is not the same on every node of the cluster: {socket.gethostname()} does not see it; give an "
+            "--out that every node reaches, such as s3://... or a shared folder"
+        )
 
 
 def read_run(out: str) -> dict[str, Any] | None:

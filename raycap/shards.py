@@ -13,7 +13,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raycap.errors import ConflictError
+from raycap.errors import ConflictError, InputError
 from raycap.locations import join
 from raycap.schema import FAILURES
 from raycap.storage import (
@@ -108,8 +108,15 @@ class ShardedOutput:
         done = wanted.intersection(self._keys(self.rows, self.key))
         return ShardCounts(len(done), len(wanted.intersection(self._keys(self.failures, self.key)) - done))
 
-    def settle(self, photos: pa.Table) -> ShardCounts:
+    def settle(self, photos: pa.Table, *, left: int = 0) -> ShardCounts:
         """Return the `counts` of a run that is done, once every photo is there once.
+
+        Args:
+            photos: all of them.
+            left: how many of them the run did not try.
+
+        Raises:
+            InputError: if more are not there, which workers have written.
 
         A run that was killed may have had a shard in flight that appeared after the next run had looked what was
         pending, and cut it otherwise. So what a second shard says of a photo is removed, and the failure of a photo
@@ -122,19 +129,26 @@ class ShardedOutput:
                 keys = read_table(location, columns=[self.key])[self.key].to_pylist()
                 new = [not any(key in each for each in seen.values()) for key in keys]
                 if not all(new):
-                    kept = read_table(location).filter(pa.array(new))
-                    if len(kept):
-                        write_table(location, kept)
-                    else:
-                        delete_file(location)
+                    _keep(location, pa.array(new))
                 seen[folder].update(keys)
         wanted = set(photos[self.key].to_pylist())
         done = wanted & seen[self.rows]
-        return ShardCounts(len(done), len((wanted & seen[self.failures]) - done))
+        counts = ShardCounts(len(done), len((wanted & seen[self.failures]) - done))
+        if len(wanted) - counts.total > left:
+            raise InputError(
+                f"{len(wanted) - counts.total - left} photos that were finished are not in {self.out}; give an --out "
+                "that every node of the cluster reaches, such as s3://... or a shared folder"
+            )
+        return counts
 
-    def forget_failures(self) -> None:
-        """Remove the failures table, whose photos are pending from then on."""
-        delete_folder(self.failures)
+    def forget_failures(self, photos: pa.Table) -> None:
+        """Remove `photos` from the failures table; they are pending from then on."""
+        tried = photos[self.key].combine_chunks()
+        for name in list_tables(self.failures):
+            location = join(self.failures, name)
+            again = pc.is_in(read_table(location, columns=[self.key])[self.key], tried)
+            if pc.any(again).as_py():
+                _keep(location, pc.invert(again))
 
     def delete(self) -> None:
         """Remove all rows and failures."""
@@ -163,6 +177,15 @@ class ShardedOutput:
     def _keys(self, folder: str, column: str) -> Iterable[str]:
         for name in list_tables(folder):
             yield from read_table(join(folder, name), columns=[column])[column].to_pylist()
+
+
+def _keep(location: str, rows: pa.Array | pa.ChunkedArray) -> None:
+    """Write a shard anew with some of its rows, or remove it if there are none."""
+    kept = read_table(location).filter(rows)
+    if len(kept):
+        write_table(location, kept)
+    else:
+        delete_file(location)
 
 
 def shard_name(image_ids: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -20,6 +21,8 @@ LOCK_FILE = ".raycap-lock"
 # is dead. Nothing compares the clocks of two machines.
 _BEAT_S = 5.0
 _BEATS_OF_THE_LIVING = 3
+# Of two that begin at once the last to write is the one; the other sees it after this share of a beat.
+_TO_BE_SURE = 0.5
 
 
 @contextmanager
@@ -32,19 +35,14 @@ def sole_writer(out: str) -> Iterator[None]:
     written, and on a filesystem without locks, there is no lock.
 
     Raises:
-        ConflictError: if another run is writing there; or, on an object store, if another one took this one for dead,
-            and both may have written.
+        ConflictError: if another run is writing there; or, on an object store, if another one took this one for dead:
+            the block is ended as by Ctrl-C, or told at its end where it does not run in the main thread.
     """
     folder = local_path(out)
     with _locked(folder, out) if folder is not None else _beating(out):
-        _clean(folder)
+        delete_temporary_files(out)
         yield
-        _clean(folder)  # of what was left by workers that were killed meanwhile, and whose work others did again
-
-
-def _clean(folder: str | None) -> None:
-    if folder is not None:
-        delete_temporary_files(folder)
+        delete_temporary_files(out)  # of workers that were killed meanwhile, and whose work others did again
 
 
 def _busy(out: str, who: str | None) -> ConflictError:
@@ -89,7 +87,9 @@ def _open_locked(path: str) -> int:
 
 @contextmanager
 def _beating(out: str) -> Iterator[None]:
-    location, token, stop = join(out, LOCK_FILE), uuid.uuid4().hex, threading.Event()
+    location, token = join(out, LOCK_FILE), uuid.uuid4().hex
+    stop, displaced = threading.Event(), threading.Event()
+    in_main_thread = threading.current_thread() is threading.main_thread()
     holder = _read(location)
     if holder is not None:
         say(f"a run has written {out} and may be still; looking for {_BEAT_S * _BEATS_OF_THE_LIVING:.0f} s if it is")
@@ -109,19 +109,28 @@ def _beating(out: str) -> Iterator[None]:
         while not stop.wait(_BEAT_S):
             with suppress(OSError):  # one beat that fails is none too few
                 if not is_mine():
+                    displaced.set()
+                    if in_main_thread:
+                        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                     return
                 beat += 1
                 write(beat)
 
     write(0)
+    time.sleep(_BEAT_S * _TO_BE_SURE)
+    if not is_mine():
+        raise _busy(out, None)
     thread = threading.Thread(target=go_on, daemon=True)
     thread.start()
+    taken = ConflictError(f"another run took over {out} while this one stood still; run the same command again")
     try:
-        if not is_mine():  # two that found nothing there: the last one to write is the one
-            raise _busy(out, None)
         yield
-        if not is_mine():
-            raise ConflictError(f"another run took over {out} while this one stood still; run the same command again")
+        if displaced.is_set() or not is_mine():
+            raise taken
+    except KeyboardInterrupt:
+        if displaced.is_set():
+            raise taken from None
+        raise
     finally:
         stop.set()
         thread.join()

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import posixpath
+import re
 import shutil
 import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -21,6 +23,7 @@ from raycap.errors import FormatError, InputError
 from raycap.locations import as_utf8, is_uri, join
 
 _TEMPORARY_PREFIX = ".tmp-"
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}(-|$)")
 _SPOOL_BYTES = 64 * 2**20
 _COPY_BYTES = 8 * 2**20
 
@@ -315,20 +318,17 @@ def atomic_output(location: str) -> Iterator[IO[bytes]]:
     """Open a file to write that appears at `location` whole, when the block ends without an error, or not at all.
 
     On a local disk it is written beside its place under a hidden name, flushed and renamed; for an object store it is
-    kept aside, on disk if it is large, and uploaded at the end.
+    kept aside, on disk if it is large, and uploaded at the end, under a hidden name too.
     """
     filesystem, path = resolve(location)
     if not isinstance(filesystem, fs.LocalFileSystem):
-        # closing an upload, even because of an error, would show what there is of it
         with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
             yield spool
             spool.seek(0)
-            with filesystem.open_output_stream(path, compression=None) as stream:
-                shutil.copyfileobj(spool, stream, _COPY_BYTES)
+            _upload(spool, filesystem, path)
         return
-    folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex}-{name}")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = _temporary(path)
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -337,6 +337,27 @@ def atomic_output(location: str) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _temporary(path: str) -> str:
+    folder, name = posixpath.split(path)
+    return posixpath.join(folder, f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex}-{name}")
+
+
+def _upload(content: IO[bytes], filesystem: fs.FileSystem, path: str) -> None:
+    """Upload a file to an object store, where it appears whole.
+
+    pyarrow closes an upload that fails, and what there is of it by then would be there under its name.
+    """
+    temporary = _temporary(path)
+    try:
+        with filesystem.open_output_stream(temporary, compression=None) as stream:
+            shutil.copyfileobj(content, stream, _COPY_BYTES)
+        filesystem.move(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            filesystem.delete_file(temporary)
         raise
 
 
@@ -364,9 +385,13 @@ def write_small_text(location: str, content: str) -> None:
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, _TEMPORARY_PREFIX + hashlib.sha256(os.fsencode(name)).hexdigest()[:32])
     Path(temporary).unlink(missing_ok=True)  # it may be a link that a stranger put there: never written through
-    with open(temporary, "x", encoding="utf-8", newline="") as file:
-        file.write(content)
-    os.replace(temporary, local)
+    try:
+        with open(temporary, "x", encoding="utf-8", newline="") as file:
+            file.write(content)
+        os.replace(temporary, local)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def write_json(location: str, content: Any) -> None:
@@ -409,10 +434,18 @@ def upload_folder(source: Path, location: str) -> None:
 
 
 def delete_temporary_files(folder: str) -> None:
-    """Remove what killed writers left in a local folder and the folders in it, such as a stage's output.
+    """Remove what killed writers left in a folder, such as a stage's output, and in the folders in it.
 
-    Elsewhere there is nothing to remove: an object store never shows an unfinished file.
+    Links are not followed, and of names that begin with a dot only those that this module gives are removed.
     """
-    for pattern in (f"{_TEMPORARY_PREFIX}*", f"*/{_TEMPORARY_PREFIX}*"):
-        for leftover in Path(folder).glob(pattern):
-            leftover.unlink(missing_ok=True)
+    local = local_path(folder)
+    if local is not None:
+        for inside, _, names in os.walk(local):
+            for name in filter(_TEMPORARY.match, names):
+                Path(inside, name).unlink(missing_ok=True)
+        return
+    filesystem, path = resolve(folder)
+    for each in filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True)):
+        if each.is_file and _TEMPORARY.match(each.base_name):
+            with suppress(FileNotFoundError):
+                filesystem.delete_file(each.path)

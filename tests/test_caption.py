@@ -132,6 +132,36 @@ def test_formats_and_sidecars_say_the_same(model: Path, folder: Path) -> None:
     assert list(captions_of(out).columns) == [name for name in GENERATED.names if name != "image_id"]
 
 
+def test_captions_as_one_file_are_never_those_of_an_earlier_run(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = folder.parent / "out"
+    config = CaptionConfig(photos=(str(folder),), model=str(model), out=str(out), limit=1)
+    with_jsonl = replace(config, limit=None, output=OutputConfig(formats=("jsonl",)))
+
+    def listed() -> list[str]:
+        return sorted(json.loads(line)["image_id"] for line in (out / "captions.jsonl").read_text().splitlines())
+
+    with monkeypatch.context() as patch:  # killed between the last shard and the file
+        patch.setattr("raycap.stages.caption.export", lambda *_: exit(9))
+        with pytest.raises(SystemExit):
+            caption(with_jsonl)
+    assert not (out / "captions.jsonl").exists()
+    caption(with_jsonl)
+    assert len(listed()) == 3
+    shutil.copy(next(folder.glob("*.png")), folder / "one more.png")
+    with monkeypatch.context() as patch:
+        patch.setattr("raycap.stages.caption.export", lambda *_: exit(9))
+        with pytest.raises(SystemExit):
+            caption(with_jsonl)
+    assert not (out / "captions.jsonl").exists(), "a file without the new caption could be taken for whole"
+    caption(with_jsonl)
+    assert len(listed()) == 4
+    shutil.copy(folder / "one more.png", folder / "and another.png")
+    caption(config)  # which asks for no file, but there is one
+    assert "and another.png" in listed()
+
+
 def test_a_dry_run_touches_nothing_and_fail_refuses_what_is_there(model: Path, folder: Path) -> None:
     out = folder.parent / "out"
     careful = OutputConfig(if_exists="fail")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,11 +10,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote
 
 import pyarrow.parquet as pq
 import pytest
+from conftest import make_manifest
 from pyarrow import fs
+
+from raycap import storage
 
 pytestmark = pytest.mark.slow
 
@@ -110,6 +115,45 @@ def test_every_stage_on_an_object_store(store: Environment, photo_folder: Path, 
             assert stream.read().decode() == row["caption"] + "\n"
     table = pq.read_table("raycap/captions/captions", filesystem=here)
     assert sorted(table["image_id"].to_pylist()) == sorted(path.name for path in photo_folder.iterdir())
+
+
+@pytest.mark.parametrize("error", [OSError("the disk of the spool is gone"), KeyboardInterrupt()])
+def test_an_upload_that_fails_shows_nothing(
+    error: BaseException, store: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 of 30 MB, several parts of an upload, are with the server when it fails."""
+    storage.write_bytes("s3://raycap/upload/x", b"good")
+
+    def some_of_it(content: IO[bytes], stream: IO[bytes], _: int) -> None:
+        stream.write(content.read(20_000_000))
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", some_of_it)
+        with pytest.raises(type(error)):
+            storage.write_bytes("s3://raycap/upload/x", bytes(30_000_000))
+    assert names("upload") == ["upload/x"]
+    assert storage.read_bytes("s3://raycap/upload/x") == b"good"
+    storage.write_bytes("s3://raycap/upload/x", bytes(30_000_000))
+    assert names("upload") == ["upload/x"]
+    assert storage.num_bytes("s3://raycap/upload/x") == 30_000_000
+
+
+def test_of_two_runs_on_one_output_of_an_object_store_one_goes_on(
+    store: Environment, photo_folder: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    manifest = make_manifest(tmp_path / "photos.parquet", {path.name: path for path in sorted(photo_folder.iterdir())})
+    options = ["--manifest", manifest, "--encoder", str(encoder_file), "--out", "s3://raycap/twice"]
+    command = [sys.executable, "-m", "raycap", "extract", *options]
+    runs = [subprocess.Popen(command, env=store, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [run.communicate(timeout=200)[1] for run in runs]
+    codes = [run.returncode for run in runs]
+    assert sorted(codes) in ([0, 1], [0, 0]), said  # both, if the second began when the first was done
+    refused = [text for code, text in zip(codes, said, strict=True) if code]
+    assert all("another run is writing s3://raycap/twice" in text.splitlines()[-1] for text in refused)
+    found = pq.read_table("raycap/twice/features", filesystem=bucket(), columns=["image_id"])
+    assert sorted(found["image_id"].to_pylist()) == sorted(path.name for path in photo_folder.iterdir())
+    assert not [name for name in names("twice") if "/." in name]
 
 
 def test_a_run_killed_on_an_object_store_goes_on(store: Environment, photo_folder: Path, encoder_file: Path) -> None:

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raycap.errors import FormatError
+from raycap.errors import FormatError, InputError
 from raycap.schema import FAILURES
 from raycap.shards import ShardCounts, ShardedOutput, cut, shard_name
 from raycap.storage import list_files, read_table
@@ -173,7 +173,7 @@ def test_retry_failed_makes_the_failed_pending(output):
     output.write(results("a", "b", "c", failed={"b"}), columns=COLUMNS)
     assert output.pending(everything, retry_failed=True)["image_id"].to_pylist() == ["b"]
     assert output.counts(everything) == ShardCounts(2, 1)
-    output.forget_failures()
+    output.forget_failures(photos("b", "c"))
     assert list_files(output.failures) == []
     assert output.counts(everything) == ShardCounts(2, 0)
     output.write(results("b"), columns=COLUMNS)
@@ -194,7 +194,7 @@ def test_settled_every_photo_is_there_once(output):
     everything = photos(*"abcdef")
     output.write(results("a", "b", "c", failed={"c"}), columns=COLUMNS)
     output.write(results("d", "e"), columns=COLUMNS)
-    assert output.settle(everything) == output.counts(everything) == ShardCounts(4, 1)
+    assert output.settle(everything, left=1) == output.counts(everything) == ShardCounts(4, 1)
     before = {name: read_table(f"{output.rows}/{name}") for name in list_files(output.rows)}
     output.write(results("b", "c", "d"), columns=COLUMNS)  # this time c went well
     output.write(results("d", "e", "f", failed={"e"}), columns=COLUMNS)
@@ -207,6 +207,24 @@ def test_settled_every_photo_is_there_once(output):
     assert output.settle(everything) == ShardCounts(6, 0)
     assert {name: read_table(f"{output.rows}/{name}") for name in list_files(output.rows)} == settled
     assert sum(before[name].equals(settled.get(name)) for name in before) >= 1
+
+
+def test_failures_of_photos_that_are_not_tried_again_stay(output):
+    output.write(results(*"abc", failed="abc"), columns=COLUMNS)
+    output.write(results(*"de", failed="d"), columns=COLUMNS)
+    output.forget_failures(photos(*"bd"))
+    assert ids_in(output.failures) == ["a", "c"]
+    assert ids_in(output.rows) == ["e"]
+    assert len(list_files(output.failures)) == 1
+    output.forget_failures(photos("x"))
+    assert ids_in(output.failures) == ["a", "c"]
+
+
+def test_settling_tells_what_was_finished_and_is_not_there(output):
+    output.write(results(*"abc", failed="a"), columns=COLUMNS)
+    assert output.settle(photos(*"abcd"), left=1) == ShardCounts(2, 1)
+    with pytest.raises(InputError, match=r"1 photos that were finished are not in .*that every node"):
+        output.settle(photos(*"abcd"))
 
 
 def test_settling_keeps_the_metadata_and_all_columns(output):

@@ -55,17 +55,18 @@ def test_killed_it_holds_nothing(tmp_path: Path) -> None:
 
 def test_what_killed_writers_left_is_removed_but_not_while_one_writes(tmp_path: Path) -> None:
     (tmp_path / "features").mkdir()
-    write = "open(sys.argv[1] + '/features/.tmp-1', 'w'); print('held', flush=True); time.sleep(600)"
+    one, two = (tmp_path / f"features/.tmp-{digit * 32}-part.parquet" for digit in "12")
+    write = f"open({str(one)!r}, 'w'); print('held', flush=True); time.sleep(600)"
     first = start(tmp_path, write)
     with pytest.raises(ConflictError):
         enter(str(tmp_path))
-    assert (tmp_path / "features/.tmp-1").exists()
+    assert one.exists()
     first.kill()
     first.wait()
     with sole_writer(str(tmp_path)):
-        assert not (tmp_path / "features/.tmp-1").exists()
-        (tmp_path / "features/.tmp-2").touch()  # a worker of ours, killed
-    assert not (tmp_path / "features/.tmp-2").exists()
+        assert not one.exists()
+        two.touch()  # a worker of ours, killed
+    assert not two.exists()
 
 
 def test_processes_take_turns_and_none_is_inside_with_another(tmp_path: Path) -> None:
@@ -139,32 +140,70 @@ def test_a_run_that_no_longer_beats_is_dead(store: str) -> None:
     assert not storage.exists(LOCK)
 
 
-def test_of_two_that_begin_at_once_not_both_go_on_untold(store: str) -> None:
+@pytest.mark.parametrize("apart_s", [0.0, 0.01, 0.02])
+def test_of_two_that_begin_at_once_one_goes_on(apart_s: float, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BEAT_S", 0.2)
+    inside: list[int] = []
     refused: list[int] = []
-    both, done = threading.Barrier(2), threading.Event()
+    both = threading.Barrier(2)
 
     def run(number: int) -> None:
         both.wait()
+        time.sleep(number * apart_s)
         try:
             with sole_writer(store):
-                done.wait(10)
+                inside.append(number)
+                time.sleep(1.5)  # for longer than the other looks on
         except ConflictError:
             refused.append(number)
-        done.set()
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=20)
-    assert refused
+    assert (len(inside), len(refused)) == (1, 1)
     assert not storage.exists(LOCK)
 
 
-def test_a_run_that_was_taken_for_dead_is_told(store: str) -> None:
-    with pytest.raises(ConflictError, match="another run took over store://out"), sole_writer(store):
-        storage.write_json(LOCK, ANOTHERS)
+def test_a_run_that_was_taken_for_dead_is_ended(store: str) -> None:
+    went_on = False
+
+    def run() -> None:
+        nonlocal went_on
+        with sole_writer(store):
+            storage.write_json(LOCK, ANOTHERS)
+            time.sleep(10)
+            went_on = True
+
+    with pytest.raises(ConflictError, match="another run took over store://out"):
+        run()
+    assert not went_on
     assert storage.read_json(LOCK) == ANOTHERS, "the other's lock was removed"
+
+
+def test_in_another_thread_it_is_told_at_its_end(store: str) -> None:
+    told: list[str] = []
+
+    def run() -> None:
+        try:
+            with sole_writer(store):
+                storage.write_json(LOCK, ANOTHERS)
+                time.sleep(0.3)
+        except ConflictError as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(timeout=10)
+    assert len(told) == 1
+    assert "took over store://out" in told[0]
+
+
+def test_interrupted_by_a_person_it_is_no_conflict(store: str) -> None:
+    with pytest.raises(KeyboardInterrupt), sole_writer(store):
+        raise KeyboardInterrupt
+    assert not storage.exists(LOCK)
 
 
 def test_a_damaged_lock_is_nobodys(store: str) -> None:

@@ -165,10 +165,46 @@ def test_what_a_killed_writer_leaves_is_hidden_and_can_be_removed(tmp_path):
 
 
 def test_delete_temporary_files_spares_all_else(tmp_path):
-    fill(tmp_path, ".tmp-1-a", ".tmp-2-b.parquet", ".hidden", "a.parquet", "tmp-a", "sub/.tmp-3-c", "sub/in/.tmp-4-d")
-    storage.delete_temporary_files(str(tmp_path))
-    assert everything_in(tmp_path) == [".hidden", "a.parquet", "sub/in/.tmp-4-d", "tmp-a"]
+    ours = [
+        f"{folder}.tmp-{number:032x}{rest}"
+        for number, folder in enumerate(("", "sub/", "sub/in/"))
+        for rest in ("", "-a")
+    ]
+    others = [".hidden", ".tmp-notes", "a.parquet", "elsewhere/.tmp-" + "0" * 32, "sub/in/b", "tmp-a"]
+    fill(tmp_path, *others, *(f"out/{name}" for name in [*ours, *others]))
+    (tmp_path / "out/link").symlink_to(tmp_path / "elsewhere")
+    storage.delete_temporary_files(str(tmp_path / "out"))
+    left = [name for name in others if "elsewhere" not in name]
+    assert [name for name in everything_in(tmp_path / "out") if not name.startswith("link")] == left
+    assert (tmp_path / others[3]).exists(), "what a link leads to is not ours"
     storage.delete_temporary_files(str(tmp_path / "no"))
+
+
+def test_what_killed_uploads_left_is_removed_too(tmp_path, monkeypatch):
+    store = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())  # not local, as far as raycap can see
+    monkeypatch.setattr(storage, "resolve", lambda location: (store, location.removeprefix("store://")))
+    fill(tmp_path, "out/sub/.tmp-" + "a" * 32 + "-part.parquet", "out/.tmp-mine", "out/part.parquet")
+    storage.delete_temporary_files("store://out")
+    assert everything_in(tmp_path) == ["out/.tmp-mine", "out/part.parquet"]
+
+
+@pytest.mark.parametrize("error", [OSError("the store is gone"), KeyboardInterrupt()])
+def test_an_upload_that_fails_shows_nothing(error, tmp_path, monkeypatch):
+    """pyarrow completes an upload when it is closed, whatever ended it."""
+    store = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    monkeypatch.setattr(storage, "resolve", lambda location: (store, location))
+    storage.write_bytes("x", b"good")
+
+    def some_of_it(content, stream, _):
+        stream.write(content.read(3))
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.shutil, "copyfileobj", some_of_it)
+        with pytest.raises(type(error)):
+            storage.write_bytes("x", b"better")
+    assert everything_in(tmp_path) == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"good"
 
 
 TABLE = pa.table({"image_id": [f"{n}.jpg" for n in range(3000)], "number": list(range(3000))})
@@ -374,20 +410,31 @@ def test_only_files_are_opened(make, message, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.txt", f"{'x' * 251}.txt", f"{'é' * 125}x.txt"], ids=["short", "long", "long é"])
-def test_a_small_file_is_written_whole_and_what_a_kill_left_goes_away(name, tmp_path, monkeypatch):
-    def killed(*_):
-        raise KeyboardInterrupt
-
+def test_a_small_file_is_written_whole_and_what_a_kill_left_goes_away(name, tmp_path):
+    script = (
+        "import os, sys; from raycap import storage\n"
+        "storage.os.replace = lambda *_: os._exit(9)\n"
+        "storage.write_small_text(sys.argv[1], 'half')"
+    )
     location = tmp_path / "new" / name
-    monkeypatch.setattr(storage.os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        storage.write_small_text(str(location), "half")
-    monkeypatch.undo()
+    assert subprocess.run([sys.executable, "-c", script, str(location)], cwd=ROOT, check=False).returncode == 9
     assert not location.exists()
+    assert len(everything_in(tmp_path)) == 1
     assert storage.list_files(str(location.parent)) == []
     storage.write_small_text(str(location), "whole é\n")
     assert location.read_bytes() == "whole é\n".encode()
     assert everything_in(tmp_path) == [f"new/{name}"]
+
+
+def test_a_small_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left on device")
+
+    storage.write_small_text(str(tmp_path / "x.txt"), "old")
+    monkeypatch.setattr(storage.os, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        storage.write_small_text(str(tmp_path / "x.txt"), "new")
+    assert everything_in(tmp_path) == ["x.txt"]
 
 
 def test_a_folder_that_may_not_be_listed_is_told_or_raised(tmp_path, monkeypatch):

@@ -100,19 +100,27 @@ def test_again_does_nothing_and_changes_are_refused(model: Path, features: Path)
     assert {path: path.stat().st_mtime_ns for path in model.rglob("*") if path.is_file()} == before
     with pytest.raises(ConflictError, match=r"learning_rate was 0.005, now 0.1"):
         train(replace(config, learning_rate=0.1))
-    assert train(replace(config, num_workers=2)).history, "how many workers does not change what is trained"
+    assert train(replace(config, num_workers=2, open_ports=True)).history, (
+        "how many workers does not change what is trained"
+    )
 
 
 def test_two_workers_equal_one(ray_cluster: None, prepared: Path, features: Path, tmp_path: Path) -> None:
     """A real all-reduce between two processes: same losses, same weights, also where a batch is short."""
     one = train(small(prepared, features, tmp_path / "one", global_batch_size=7))
-    two = train(small(prepared, features, tmp_path / "two", global_batch_size=7, num_workers=2))
+    two = train(small(prepared, features, tmp_path / "two", global_batch_size=7, num_workers=2, open_ports=True))
     for mine, theirs in zip(one.history, two.history, strict=True):
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
         assert mine["dev_loss"] == pytest.approx(theirs["dev_loss"], rel=1e-4)
         assert (mine["train_targets"], mine["dev_targets"]) == (theirs["train_targets"], theirs["dev_targets"])
     for mine, theirs in zip(weights(tmp_path / "one"), weights(tmp_path / "two"), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+
+def test_several_workers_open_no_port_untold(prepared: Path, features: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"listen on all interfaces .* --open-ports"):
+        train(small(prepared, features, tmp_path / "out", num_workers=2))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_seed_trains_the_same_weights(

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raycap.cluster import Placement, connect, place, require_on_every_node
+from raycap.cluster import Placement, connect, place
 from raycap.config import CaptionConfig
 from raycap.errors import ConflictError, InputError, TooManyFailuresError
 from raycap.exports import export, export_location
@@ -200,19 +200,25 @@ class _Job:
         if config.output.if_exists == "overwrite":
             self._start_over()
         photos = self.photos.append_column("sidecar", pa.array(places, pa.string())) if sidecars else self.photos
-        pending = output.pending(photos, retry_failed=config.workers.retry_failed).slice(0, config.limit)
+        pending = output.pending(photos, retry_failed=config.workers.retry_failed)
+        left = len(pending)
+        pending = pending.slice(0, config.limit)
+        left -= len(pending)
         if sidecars:
             sidecars.catch_up(output.rows, self.photos, places)
         new = ShardCounts()
+        exports = [
+            each for each in _EXPORTS if each in config.output.formats or exists(export_location(self.out, each))
+        ]
         if len(pending):
             run.save()
+            self._delete_exports()  # what is there would be taken for whole if this run were killed
             if config.workers.retry_failed:
-                output.forget_failures()
+                output.forget_failures(pending)
             new = self._run(pending, output, sidecars)
-        counts = output.settle(self.photos)
-        for file_format in _EXPORTS:
-            wanted = file_format in config.output.formats
-            if wanted and (len(pending) or not exists(export_location(self.out, file_format))):
+        counts = output.settle(self.photos, left=left)
+        for file_format in exports:
+            if not exists(export_location(self.out, file_format)):
                 export(output.rows, self.out, file_format, self.photos)
         result = CaptionResult(
             num_photos=len(self.photos),
@@ -230,13 +236,17 @@ class _Job:
         """Remove all that raycap wrote, the record last."""
         delete_written_sidecars(self.out)
         self.output.delete()
-        for location in (*(export_location(self.out, each) for each in _EXPORTS), join(self.out, RUN_FILE)):
+        self._delete_exports()
+        if exists(join(self.out, RUN_FILE)):
+            delete_file(join(self.out, RUN_FILE))
+
+    def _delete_exports(self) -> None:
+        for location in (export_location(self.out, each) for each in _EXPORTS):
             if exists(location):
                 delete_file(location)
 
     def _run(self, pending: pa.Table, output: ShardedOutput, sidecars: Sidecars | None) -> ShardCounts:
         connect()
-        require_on_every_node(join(self.out, RUN_FILE))
         placement = place(self.config.workers)
         alternatives = (ALTERNATIVES.name,) if self.config.decoding.num_captions > 1 else ()
         write = WriteShards(

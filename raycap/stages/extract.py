@@ -4,15 +4,15 @@ from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 
-from raycap.cluster import connect, place, require_on_every_node
+from raycap.cluster import connect, place
 from raycap.config import ExtractConfig
 from raycap.errors import FormatError, InputError, TooManyFailuresError
 from raycap.features import FOLDER, FeatureSet
 from raycap.input_sizes import SAVED_MODEL_SUFFIX, input_size
-from raycap.locations import absolute, join, with_absolute
+from raycap.locations import absolute, with_absolute
 from raycap.operators import DecodePhotos, EncodePhotos, LoadEncoder, WriteShards
 from raycap.pipeline import ModelStep, Step, plan_shards, run_shards
-from raycap.runs import RUN_FILE, Run
+from raycap.runs import Run
 from raycap.shards import ShardCounts, ShardedOutput
 from raycap.sole_writer import sole_writer
 from raycap.storage import exists, list_files, read_table
@@ -40,7 +40,7 @@ def extract(config: ExtractConfig) -> ExtractResult:
     under `config.out`. Run again it does what is left; killed at any moment, it loses what was in flight.
 
     Raises:
-        InputError: if there is no manifest, or no such encoder.
+        InputError: if there is no manifest, no such encoder, or a node does not see the output.
         WeightsError: if the encoder's weights cannot be had.
         ConflictError: if the output was made with another encoder, or another run is writing it.
         TooManyFailuresError: if every photo failed, or more than the configuration allows.
@@ -60,7 +60,7 @@ def _extract(config: ExtractConfig, photos: pa.Table, size: tuple[int, int]) -> 
     if len(pending):
         run.save()
         if config.workers.retry_failed:
-            output.forget_failures()
+            output.forget_failures(pending)
         new = _run(config, output, photos, pending, size)
     counts = output.settle(photos)
     result = ExtractResult(counts.done, counts.failed, new.total)
@@ -100,7 +100,6 @@ def _run(
 ) -> ShardCounts:
     workers, (height_px, width_px) = config.workers, size
     connect()
-    require_on_every_node(join(config.out, RUN_FILE))
     placement = place(workers)
     expected = FeatureSet.open(config.out).card if list_files(output.rows) else None
     load = LoadEncoder(

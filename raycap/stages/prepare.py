@@ -56,7 +56,6 @@ def prepare(config: PrepareConfig) -> PrepareResult:
         ConflictError: if the output was made with other options.
     """
     config = with_absolute(config, "photos", "out")
-    run = Run.open(config.out, "prepare", config)
     found = read_captions(
         config.captions,
         format=config.format,
@@ -81,6 +80,7 @@ def prepare(config: PrepareConfig) -> PrepareResult:
         num_problems=dict(Counter(problem.kind for problem in dataset.problems)),
     )
     with sole_writer(config.out):
+        run = Run.open(config.out, "prepare", config)
         write_table(join(config.out, PHOTOS_FILE), dataset.photos)
         write_table(join(config.out, CAPTIONS_FILE), captions)
         write_text(join(config.out, TOKENIZER_FILE), tokenizer.to_json())

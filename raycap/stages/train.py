@@ -8,14 +8,14 @@ from typing import Any
 import pyarrow.compute as pc
 import ray.train
 
-from raycap.cluster import Capacity, connect, own_errors, require_on_every_node, watched_board
+from raycap.cluster import Capacity, connect, is_own, own_errors, watched_board
 from raycap.config import TrainConfig
 from raycap.errors import InputError, RaycapError
 from raycap.features import FeatureSet
 from raycap.locations import join, with_absolute
 from raycap.prepared import Prepared
 from raycap.progress import Progress, printable, say
-from raycap.runs import RUN_FILE, Run, short_hash
+from raycap.runs import Run, short_hash
 from raycap.sole_writer import sole_writer
 from raycap.stages.train_worker import HISTORY_FILE, run_worker
 from raycap.storage import delete_folder, read_json
@@ -47,23 +47,27 @@ def train(config: TrainConfig) -> TrainResult:
     again with the same configuration it goes on from the last finished epoch; finished, it does nothing.
 
     Raises:
-        InputError: if captions or features are missing.
+        InputError: if captions or features are missing, or several workers would open ports that nobody allowed.
         ConflictError: if the output was made with other options or other inputs, or another run is writing it.
         RaycapError: if the loss is no longer a number.
     """
+    if config.num_workers > 1 and is_own() and not config.open_ports:
+        raise InputError(
+            "TensorFlow's workers talk to each other without authentication, and listen on all interfaces of this "
+            "machine; allow it with --open-ports, or leave out --num-workers: one worker uses all cores"
+        )
     config = with_absolute(config, "prepared", "features", "out")
     prepared = Prepared.open(config.prepared)
     features = FeatureSet.open(config.features)
     inputs = {"tokenizer_hash": short_hash(prepared.tokenizer.to_json()), "encoder_hash": features.card.weights_hash}
-    elsewhere = ("num_workers", "use_gpu", "cpus_per_worker", "max_restarts")
-    run = Run.open(config.out, "train", config, ignore=elsewhere, inputs=inputs)
-    if run.result is not None:
-        return TrainResult(**run.result)
+    elsewhere = ("num_workers", "open_ports", "use_gpu", "cpus_per_worker", "max_restarts")
     num_captions = _check_coverage(prepared, features)
     with sole_writer(config.out):
+        run = Run.open(config.out, "train", config, ignore=elsewhere, inputs=inputs)
+        if run.result is not None:
+            return TrainResult(**run.result)
         run.save()
         connect()
-        require_on_every_node(join(config.out, RUN_FILE))
         _fit(config, name=f"train-{short_hash(run.identity)}", num_captions=num_captions)
         result = TrainResult(**_read_outcome(config.out))
         run.save(asdict(result))

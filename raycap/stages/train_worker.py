@@ -23,7 +23,7 @@ from raycap.features import FeatureSet
 from raycap.locations import join
 from raycap.model_card import BUNDLE_FOLDER, ModelCard
 from raycap.prepared import Prepared
-from raycap.runs import versions
+from raycap.runs import require_record, versions
 from raycap.sequences import PackedBatch, encode_captions, packed_batches, stream_photos
 from raycap.storage import upload_folder, write_json, write_text
 
@@ -46,6 +46,7 @@ def run_worker(options: dict[str, Any]) -> None:
     from raycap.fitting import Fitter
 
     config: TrainConfig = options["config"]
+    require_record(config.out)
     context = ray.train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
     configure(None if config.use_gpu else options["num_threads"])
