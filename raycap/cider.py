@@ -31,6 +31,8 @@ def cider_d(hypotheses: Sequence[Words], references: Sequence[Sequence[Words]]) 
         `(photos,)`, 0 to 10. A split's score is their mean.
     """
     num_photos = len(hypotheses)
+    if not num_photos:
+        return np.zeros(0)
     captions = [*hypotheses, *(each for some in references for each in some)]
     counts = np.array([len(some) for some in references], np.int64)
     photo_of = np.concatenate([np.arange(num_photos), np.repeat(np.arange(num_photos), counts)])
@@ -90,5 +92,5 @@ def _similarity(caption: Ints, gram: Ints, count: Ints, photo_of: Ints, num_phot
     product = np.minimum(weight[said][place[found]], wanted) * wanted
     dot = np.bincount(caption[~said][found], product, minlength=len(photo_of))
     norms = norm * norm[photo_of]
-    similarity: NDArray[np.float64] = np.divide(dot, norms, out=np.zeros_like(dot), where=norms > 0)
+    similarity: NDArray[np.float64] = np.divide(dot, norms, out=np.zeros_like(norms), where=norms > 0)
     return similarity

@@ -20,6 +20,8 @@ from raycap.text import Words
 WIDTH = 23
 """Numbers of a photo's statistics."""
 
+_RUNS = 20  # where among them the runs of matches are
+
 _WAY_OUT = 'METEOR needs pip install "raycap[meteor]" and Java (java on the PATH)'
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75  # tuned by the authors for English
 _MODULES = np.array([1.0, 0.6, 0.8, 0.6])  # weights of equal words, equal stems, synonyms and paraphrases
@@ -53,7 +55,7 @@ def statistics(
     row_of = {
         line: row for row, line in enumerate(dict.fromkeys(lines))
     }  # a constant caption is asked for once a photo
-    counted = _ask_java(row_of, timeout_s)
+    counted = without_unbroken(_ask_java(row_of, timeout_s))
     return counted[[row_of[line] for line in lines]]
 
 
@@ -68,21 +70,33 @@ def meteor(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns:
         `(...)`, 0 to 1.
     """
-    matched = sums[..., 4:20].reshape(
-        *sums.shape[:-1], 4, 2, 2
-    )  # way to match; content, function; hypothesis, reference
+    matched = _matched(sums)
     function = sums[..., 2:4]
     length = _DELTA * (sums[..., :2] - function) + (1 - _DELTA) * function
     weighted = _MODULES @ (_DELTA * matched[..., 0, :] + (1 - _DELTA) * matched[..., 1, :])
-    chunks, words = sums[..., 20], sums[..., 21:23]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # nothing matched scores nothing
         share = np.nan_to_num(weighted / length)
         precision, recall = share[..., 0], share[..., 1]
         mean = np.nan_to_num(1 / ((1 - _ALPHA) / precision + _ALPHA / recall))
-        scattered = np.nan_to_num(chunks / words.mean(axis=-1))
-    whole = (matched.sum(axis=(-3, -2)) == sums[..., :2]).all(axis=-1) & (chunks == 1)
-    scores: NDArray[np.float64] = mean * (1 - _GAMMA * np.where(whole, 0.0, scattered) ** _BETA)
+        scattered = np.nan_to_num(sums[..., _RUNS] / sums[..., 21:23].mean(axis=-1))
+    scores: NDArray[np.float64] = mean * (1 - _GAMMA * scattered**_BETA)
     return scores
+
+
+def without_unbroken(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what the program counted in each photo, as it adds it up over photos.
+
+    Where every word is matched in one run nothing is scattered, and the program leaves that run out.
+    """
+    whole = (_matched(rows).sum(axis=(-3, -2)) == rows[..., :2]).all(axis=-1) & (rows[..., _RUNS] == 1)
+    rows = rows.copy()
+    rows[whole, _RUNS] = 0
+    return rows
+
+
+def _matched(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the words matched: `(..., 4, 2, 2)`; by way to match, content or function, hypothesis or reference."""
+    return sums[..., 4:_RUNS].reshape(*sums.shape[:-1], len(_MODULES), 2, 2)
 
 
 def _jar() -> str | None:
