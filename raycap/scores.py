@@ -8,7 +8,7 @@ from typing import Any, Final
 from raycap.errors import FormatError, InputError
 from raycap.locations import join
 from raycap.runs import read_run
-from raycap.storage import read_json, read_table
+from raycap.storage import read_json, read_schema, read_table
 
 SCORES_FILE: Final = "scores.json"
 HYPOTHESES_FILE: Final = "hypotheses.parquet"
@@ -72,9 +72,15 @@ def read_result(out: str) -> EvaluateResult:
 
 
 def read_rows(out: str) -> list[dict[str, Any]]:
-    """Return the captions that evaluate wrote to `out`, a photo each; columns that its version had not are None."""
-    columns: list[dict[str, Any]] = read_table(join(out, HYPOTHESES_FILE)).to_pylist()
-    return [{"num_tokens": None} | row for row in columns]
+    """Return the captions that evaluate wrote to `out`, with what `scoring.score_rows` reads of each photo.
+
+    Raises:
+        FormatError: if they are damaged.
+    """
+    location = join(out, HYPOTHESES_FILE)
+    noted = {"num_tokens"} & set(read_schema(location).names)  # older ones did not
+    rows = read_table(location, columns=["image_id", "hypothesis", "log_prob", "references", *noted])
+    return [{"num_tokens": None} | row for row in rows.to_pylist()]
 
 
 def check_against(other: str, split: str) -> None:
