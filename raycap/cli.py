@@ -13,8 +13,8 @@ from raycap.progress import is_quiet, printable, say, show, show_json
 
 if TYPE_CHECKING:
     from raycap.demo import DemoResult
+    from raycap.scores import EvaluateResult
     from raycap.stages.caption import CaptionPlan, CaptionResult
-    from raycap.stages.evaluate import EvaluateResult
     from raycap.stages.extract import ExtractResult
     from raycap.stages.prepare import PrepareResult
     from raycap.stages.train import TrainResult
@@ -23,7 +23,7 @@ _STAGES: Mapping[str, tuple[str, str]] = {
     "prepare": ("PrepareConfig", "caption files and a photo folder: manifest, captions, tokenizer"),
     "extract": ("ExtractConfig", "a feature for each photo, with Ray Data"),
     "train": ("TrainConfig", "the merge model, with Ray Train"),
-    "evaluate": ("EvaluateConfig", "captions of a split and their BLEU scores, with Ray Data"),
+    "evaluate": ("EvaluateConfig", "captions of a split and their scores, with Ray Data"),
     "caption": ("CaptionConfig", "captions of new photos, with Ray Data"),
     "demo": ("DemoConfig", "all of it, on a built-in dataset"),
 }
@@ -195,17 +195,9 @@ def _say_train(result: "TrainResult", config: Any) -> str:
 
 
 def _say_evaluate(result: "EvaluateResult", config: Any) -> str:
-    head = f"{result.split}: {result.num_photos:,} photos, {result.num_references:,} references"
-    if result.num_missing:
-        head += f"; {result.num_missing:,} photos left out, as they have no feature"
-    lines = [head, f"{'protocol':<10}{'captions':<20}{'BLEU-1':>8}{'BLEU-2':>8}{'BLEU-3':>8}{'BLEU-4':>8}"]
-    for protocol in result.signatures:
-        for whose, scores in result.scores.items():
-            values = "".join(f"{value:>8.3f}" for value in scores[protocol].values())
-            lines.append(f"{protocol:<10}{whose:<20}{values}")
-    if not result.keeps_one_letter_words:
-        lines.append('the model cannot say "a": standard scores need prepare --keep-one-letter-words')
-    return "\n".join([*lines, f"scores and captions in {config.out}"])
+    from raycap.score_tables import evaluation_text
+
+    return f"{evaluation_text(result)}\nscores and captions in {config.out}"
 
 
 def _say_caption(result: "CaptionResult", config: Any) -> str:

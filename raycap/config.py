@@ -222,6 +222,8 @@ class EvaluateConfig:
     """Caption a split and score it, with a Ray Data job.
 
     Example: raycap evaluate --model work/model --prepared work/prepared --features work/vgg16 --out work/scores
+
+    Example, where the scores are there already: the same with --against work/other-scores
     """
 
     model: str
@@ -235,9 +237,16 @@ class EvaluateConfig:
     split: Literal["train", "dev", "test"] = "test"
     """Which photos to score."""
     seed: int = 0
-    """Seed of the shuffled-photos baseline."""
+    """Seed of the shuffled-photos baseline, and of the photos drawn for intervals."""
+    against: str | None = None
+    """What evaluate wrote for another run: say which scores better, and how sure that is."""
+    meteor_timeout_s: float = 600.0
+    """Seconds that METEOR's Java program may take; 0 leaves METEOR out."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.meteor_timeout_s >= 0, f"--meteor-timeout-s is {self.meteor_timeout_s:g}; give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

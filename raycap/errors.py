@@ -9,6 +9,7 @@ RaycapError                    everything raised on purpose
 ├── EncoderMismatchError       features or photos meet a model trained on another encoder
 ├── TooManyFailuresError       more photos failed than --max-failure-rate allows
 ├── WorkerDiedError            a process that loads a model dies whenever it is started
+├── MeteorError                Java, or METEOR's program, is missing, fails or takes too long: a named gap in scores
 ├── ImageShapeError            an array has not the shape an encoder takes
 └── ImageError                 one photo cannot be used; becomes a row of the failures table
     ├── ImageMissingError      there is nothing at its URI, or it may not be read
@@ -53,6 +54,10 @@ class TooManyFailuresError(RaycapError):
 
 class WorkerDiedError(RaycapError):
     """A process dies while it loads a model, whenever it is started."""
+
+
+class MeteorError(RaycapError):
+    """METEOR cannot be computed; evaluate names the gap and goes on."""
 
 
 class ImageShapeError(RaycapError):

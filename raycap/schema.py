@@ -97,12 +97,19 @@ ALTERNATIVES: Final = pa.field(
 HYPOTHESES: Final = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string()),
         pa.field("hypothesis", pa.string(), nullable=False),
         pa.field("log_prob", pa.float32(), nullable=False),
+        pa.field("num_tokens", pa.int32()),
         pa.field("references", pa.list_(pa.string()), nullable=False),
+        pa.field("bleu_4", pa.float32()),
+        pa.field("rouge_l", pa.float32()),
+        pa.field("cider_d", pa.float32()),
+        pa.field("meteor", pa.float32()),
     ]
 )
-"""What `evaluate` writes: one row a photo of the scored split."""
+"""What `evaluate` writes: one row a photo of the scored split, with its own scores under the `standard` protocol, of
+which BLEU-4 is smoothed. Null is what could not be computed, or what an older raycap did not note."""
 
 
 def check_version(version: object, *, source: str) -> None:

@@ -14,6 +14,9 @@ from raycap.schema import END_TOKEN, FORMAT_VERSION, PAD_ID, START_TOKEN, check_
 TOKENIZER_FILE: Final = "tokenizer.json"
 """What a saved tokenizer is called, in what prepare writes and in a bundle."""
 
+Words = Sequence[str]
+"""A caption as words."""
+
 _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 

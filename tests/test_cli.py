@@ -123,7 +123,8 @@ def test_every_stage_through_the_command_line(
         f"prepare --captions {captions} --photos {photo_folder} --out work/prepared --keep-one-letter-words",
         f"extract --manifest work/prepared/photos.parquet --encoder {encoder_file} --out work/features",
         "train --prepared work/prepared --features work/features --out work/model --units 16 --epochs 2",
-        "evaluate --model work/model --prepared work/prepared --features work/features --out work/scores",
+        "evaluate --model work/model --prepared work/prepared --features work/features --out work/scores "
+        "--meteor-timeout-s 0",
     ]
     says = ["train 32 photos, 64 captions", "48 features in work/features", "model in work/model/bundle", "BLEU-4"]
     for stage, expected in zip(stages, says, strict=True):

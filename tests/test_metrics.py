@@ -1,56 +1,17 @@
 import math
 import random
 
+import numpy as np
 import pytest
-from nltk.translate.bleu_score import corpus_bleu
+from caption_cases import CORPORA, SHORT, as_coco_takes_them, bleu, drawn_captions, measured
+from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, sentence_bleu
+from pycocoevalcap.bleu.bleu import Bleu
 from sacrebleu.metrics import BLEU
 
-from raycap.metrics import PROTOCOLS, bleu, constant_caption, score_all, shuffled
+from raycap.metrics import METRICS, PROTOCOLS, Corpus, measure, score_all
 from raycap.schema import END_TOKEN, START_TOKEN
 
-# Every hypothesis here keeps at least four words under every protocol; see the last table for shorter ones.
-CORPORA = {
-    "one reference each": (
-        ["the brown dog runs over green grass", "two small children play with red ball"],
-        [["the brown dog runs across green grass"], ["two children are playing with the red ball"]],
-    ),
-    "ragged references": (
-        ["the dog runs over the grass", "the man rides his blue bike", "two girls play in the snow"],
-        [
-            ["A dog is running over the grass .", "The brown dog runs over green grass .", "dog on grass"],
-            ["The man rides a blue bike down the street ."],
-            ["Two girls play in snow .", "Girls in the snow"],
-        ],
-    ),
-    "shorter than the references": (
-        ["the brown dog runs", "two children play outside"],
-        [["the brown dog runs over the wide green grass"], ["two children play outside in the warm rain today"]],
-    ),
-    "longer than the references": (
-        ["the big brown dog runs over the wide green grass today", "two children play outside in the rain"],
-        [["big brown dog runs over grass"], ["two children play outside", "children outside"]],
-    ),
-    "as near to a shorter as to a longer reference": (
-        ["the dog runs over grass"],
-        [["the dog runs over", "the dog runs over green grass"]],
-    ),
-    "words repeated": (
-        ["the the the the the the the", "dog dog dog dog dog"],
-        [["the cat is on the mat", "there is the cat on the mat"], ["dog and dog and another dog"]],
-    ),
-    "capitals, punctuation, digits, single letters": (
-        ["A dog's ball , it rolls to 2 men !", "T-shirts hang on a line (3 of them) outside"],
-        [["The dogs ball rolls to 2 men .", "A ball rolls"], ["A line with 3 T-shirts hangs outside on it ."]],
-    ),
-    "no four words in a row": (
-        ["the dog runs over the grass"],
-        [["grass the dog runs under the sky"]],
-    ),
-    "no word in common": (
-        ["red green blue yellow", "one two three four five"],
-        [["cats sleep on chairs all day"], ["dogs bark at night", "birds sing early"]],
-    ),
-}
+BLEUS = [f"bleu_{order}" for order in range(1, 5)]
 
 
 def words_of(corpus, protocol):
@@ -177,7 +138,7 @@ def test_the_weights_of_each_protocol():
 
 def test_start_and_end_alone_score_under_tutorial_and_nowhere_else():
     scores = score_all(["red green blue yellow"], [["cats sleep on chairs"]])
-    assert scores["standard"] == scores["clean"] == {f"bleu_{order}": 0.0 for order in range(1, 5)}
+    assert scores["standard"] == scores["clean"] == dict.fromkeys([*BLEUS, "rouge_l", "cider_d"], 0.0)
     assert scores["tutorial"]["bleu_1"] == pytest.approx(2 / 6)
 
 
@@ -191,26 +152,15 @@ def test_a_signature_says_how_a_score_was_computed(protocol):
 
 def test_score_all_gives_every_protocol():
     corpus = CORPORA["ragged references"]
-    assert score_all(*corpus) == {name: bleu(*corpus, protocol) for name, protocol in PROTOCOLS.items()}
+    scores = score_all(*corpus)
+    for name, protocol in PROTOCOLS.items():
+        assert list(scores[name]) == [each for each in METRICS if each != "meteor"]
+        assert {each: scores[name][each] for each in BLEUS} == bleu(*corpus, protocol)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 def test_no_photos_score_nothing(protocol):
     assert bleu([], [], protocol) == {f"bleu_{order}": 0.0 for order in range(1, 5)}
-
-
-# Hypotheses of fewer than n words have no n-gram. Papineni's BLEU, and sacrebleu's, count none for them; nltk counts
-# one that is wrong. raycap's numbers are nltk's, as the tutorial's are.
-SHORT = {
-    "an empty hypothesis among others": (
-        ["", "the brown dog runs over green grass"],
-        [["two children play"], ["the brown dog runs over green grass today"]],
-    ),
-    "one word": (["dog", "the brown dog runs over grass"], [["dog"], ["the brown dog runs over grass"]]),
-    "nothing but empty hypotheses": (["", ""], [["two children play"], ["dog", "cat"]]),
-    "punctuation only": ([" . "], [["two children play"]]),
-    "an empty reference": (["the dog runs over grass"], [["", "the dog runs over green grass"]]),
-}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
@@ -233,40 +183,68 @@ def test_how_far_a_short_hypothesis_parts_nltk_from_sacrebleu():
     assert bleu(*corpus, PROTOCOLS["standard"])["bleu_4"] == pytest.approx((5 / 6 * 4 / 5 * 3 / 4) ** 0.25)
 
 
-def test_constant_caption_is_the_best_of_the_frequent_ones():
-    photos = [
-        ["A brown dog runs over the grass .", "Dog !"],
-        ["A black dog runs over the grass .", "Dog !"],
-        ["A white dog runs on the grass", "Look , a cat"],
+@pytest.mark.parametrize("name", CORPORA)
+def test_bleu_agrees_with_the_coco_toolkit(name, capsys):
+    corpus = Corpus.prepare(*CORPORA[name], PROTOCOLS["standard"])
+    theirs, _ = Bleu(4).compute_score(*as_coco_takes_them(corpus), verbose=0)
+    for score, expected in zip(bleu(*CORPORA[name], PROTOCOLS["standard"]).values(), theirs, strict=True):
+        if score > 0:
+            assert score == pytest.approx(expected, abs=1e-6)
+        else:  # the toolkit counts a trace where an order has nothing in common: 1e-15, to the power of 1/4
+            assert expected < 2e-4
+
+
+@pytest.mark.parametrize("corpus", [*CORPORA.values(), *SHORT.values(), drawn_captions(30, seed=0)])
+def test_the_bleu_of_a_photo_is_nltks_smoothed_sentence_bleu(corpus):
+    said, wanted = words_of(corpus, PROTOCOLS["standard"])
+    smooth = SmoothingFunction().method2
+    expected = [
+        sentence_bleu(references, words, smoothing_function=smooth)
+        for words, references in zip(said, wanted, strict=True)
     ]
-    assert constant_caption(photos) == "a brown dog runs over the grass"
-    # what is found is scored as any caption is, and no other training caption does better on these photos
-    best = bleu(["a brown dog runs over the grass"] * 3, photos, PROTOCOLS["standard"])["bleu_4"]
-    for captions in photos:
-        for caption in captions:
-            assert bleu([caption] * 3, photos, PROTOCOLS["standard"])["bleu_4"] <= best
+    photos = measured(*corpus, PROTOCOLS["standard"]).photo_scores()
+    assert photos["bleu_4"] == pytest.approx(expected, abs=1e-12)
 
 
-def test_constant_caption_of_nothing():
-    assert constant_caption([]) == ""
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_the_order_of_the_photos_does_not_matter(protocol):
+    hypotheses, references = drawn_captions(40, seed=1)
+    order = random.Random(2).sample(range(40), 40)
+    one = measured(hypotheses, references, protocol)
+    other = measured([hypotheses[n] for n in order], [references[n] for n in order], protocol)
+    assert one.scores() == pytest.approx(other.scores(), abs=1e-12)
+    for name, scores in one.photo_scores().items():
+        assert scores[order] == pytest.approx(other.photo_scores()[name], abs=1e-12)
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 10, 101])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_shuffled_leaves_no_one_in_place(count, seed):
-    hypotheses = [f"caption {n}" for n in range(count)]
-    moved = shuffled(hypotheses, seed=seed)
-    assert sorted(moved) == sorted(hypotheses)
-    assert not any(mine == other for mine, other in zip(moved, hypotheses, strict=True))
-    assert moved == shuffled(hypotheses, seed=seed)
-    assert hypotheses == [f"caption {n}" for n in range(count)]
+def test_captions_that_are_references_score_the_most():
+    _, references = drawn_captions(30, seed=3)
+    only = [each[:1] for each in references]
+    scores = score_all([each[0] for each in only], only)["standard"]
+    assert scores["rouge_l"] == pytest.approx(1.0)
+    assert scores["bleu_1"] == pytest.approx(1.0)
+    long = [each for each in only if len(each[0].split()) >= 4]  # shorter ones have no n-grams of the highest order
+    assert score_all([each[0] for each in long], long)["standard"]["cider_d"] == pytest.approx(10.0)
 
 
-def test_shuffled_depends_on_the_seed():
-    hypotheses = [str(n) for n in range(20)]
-    assert len({tuple(shuffled(hypotheses, seed=seed)) for seed in range(5)}) == 5
+def test_weights_choose_photos():
+    hypotheses, references = drawn_captions(5, seed=4)
+    whole = measured(hypotheses, references, PROTOCOLS["standard"])
+    chosen = [0, 0, 3]
+    part = whole.scores(np.array([[2.0, 0, 0, 1, 0], [1, 1, 1, 1, 1]]))
+    alone = bleu([hypotheses[n] for n in chosen], [references[n] for n in chosen], PROTOCOLS["standard"])
+    for name, score in alone.items():
+        assert part[name][0] == pytest.approx(score, abs=1e-12)
+    assert {name: values[1] for name, values in part.items()} == pytest.approx(whole.scores())
+    assert part["rouge_l"][0] == pytest.approx(whole.photo_scores()["rouge_l"][chosen].mean())
 
 
-@pytest.mark.parametrize("hypotheses", [[], ["alone"]])
-def test_shuffled_of_too_few_is_what_it_was(hypotheses):
-    assert shuffled(hypotheses, seed=0) == hypotheses
+def test_a_gap_is_named_where_meteor_is_left_out_or_missing(monkeypatch):
+    corpora = [Corpus.prepare(*CORPORA["ragged references"], PROTOCOLS["standard"])]
+    [left_out], reason = measure(corpora, meteor_timeout_s=0)
+    assert reason == "left out, as --meteor-timeout-s is 0"
+    monkeypatch.setenv("PATH", "")
+    [missing], reason = measure(corpora, meteor_timeout_s=60)
+    assert "java" in reason
+    assert 'pip install "raycap[meteor]"' in reason
+    assert list(missing.scores()) == list(left_out.scores()) == [name for name in METRICS if name != "meteor"]

@@ -97,7 +97,8 @@ def test_every_stage_on_an_object_store(store: Environment, photo_folder: Path, 
     raycap(store, "train", *inputs, *small, "--out", "s3://raycap/model")
     assert "model/bundle/card.json" in names("model")
     assert not names("model/checkpoints")
-    raycap(store, "evaluate", "--model", "s3://raycap/model", *inputs, "--out", "s3://raycap/scores")
+    scores = ("--model", "s3://raycap/model", "--out", "s3://raycap/scores", "--meteor-timeout-s", "0")
+    raycap(store, "evaluate", *inputs, *scores)
     with here.open_input_stream("raycap/scores/scores.json") as stream:
         assert json.loads(stream.read())["num_photos"] == 8
 

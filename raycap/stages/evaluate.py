@@ -2,58 +2,39 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
+from raycap import meteor
 from raycap.cluster import connect, place
 from raycap.config import EvaluateConfig
 from raycap.errors import InputError
 from raycap.features import FeatureSet, feature_array
 from raycap.locations import join, with_absolute
-from raycap.metrics import PROTOCOLS, constant_caption, score_all, shuffled
 from raycap.model_card import find_bundle, read_card
 from raycap.operators import CaptionFeatures
 from raycap.pipeline import ModelStep, Step, run_blocks
 from raycap.prepared import Prepared
 from raycap.progress import Progress
 from raycap.runs import Run, short_hash
-from raycap.schema import HYPOTHESES
+from raycap.scores import (
+    HYPOTHESES_FILE,
+    SCORES_FILE,
+    EvaluateResult,
+    check_against,
+    read_result,
+    read_rows,
+)
+from raycap.scoring import compare_rows, score_rows
 from raycap.sole_writer import sole_writer
-from raycap.storage import read_json, write_json, write_table
+from raycap.storage import write_json, write_table
 
-SCORES_FILE = "scores.json"
-HYPOTHESES_FILE = "hypotheses.parquet"
+# options that change neither captions nor what they score
+_IGNORED = ("workers", "against", "meteor_timeout_s")
 
-Scores = Mapping[str, Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class EvaluateResult:
-    """Scores of a split, under every protocol.
-
-    Attributes:
-        split: what was scored.
-        num_photos: photos scored.
-        num_missing: photos of the split left out for want of a feature.
-        num_references: human captions in all.
-        scores: of the model and of each baseline: by protocol, `bleu_1` to `bleu_4`.
-        signatures: how each protocol computes.
-        constant_caption: what the baseline of that name says of every photo.
-        keeps_one_letter_words: whether the model can say "a", without which `standard` scores are low.
-        decode_s: seconds spent on captioning.
-    """
-
-    split: str
-    num_photos: int
-    num_missing: int
-    num_references: int
-    scores: dict[str, Scores]
-    signatures: dict[str, str]
-    constant_caption: str
-    keeps_one_letter_words: bool
-    decode_s: float
+__all__ = ["HYPOTHESES_FILE", "SCORES_FILE", "EvaluateResult", "evaluate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,43 +67,70 @@ class SelectFeatures:
 
 
 def evaluate(config: EvaluateConfig) -> EvaluateResult:
-    """Caption the photos of a split and score the captions against people's, beside two trivial baselines.
+    """Caption the photos of a split and score the captions against people's, beside people and two trivial baselines.
 
-    Writes `scores.json`, `hypotheses.parquet` and `run.json` under `config.out`; run again it only reads them.
+    Writes `scores.json`, `hypotheses.parquet` and `run.json` under `config.out`. Run again it only reads them, but
+    scores anew, without captioning, where an older raycap or one without METEOR did, and compares with
+    `config.against`.
 
     Raises:
-        InputError: if the model, the split or its features are missing.
+        InputError: if the model, the split or its features are missing, or `config.against` holds nothing to compare.
         EncoderMismatchError: if the features are not of the encoder that the model was trained on.
         ConflictError: if the output was made with other options or another model.
     """
-    config = with_absolute(config, "model", "prepared", "features", "out")
+    config = with_absolute(config, "model", "prepared", "features", "out", "against")
     bundle = find_bundle(config.model)
     card = read_card(bundle)
     prepared = Prepared.open(config.prepared)
     features = FeatureSet.open(config.features)
     card.encoder.require_same(features.card, mine=f"the model in {bundle}", others=f"the features in {config.features}")
     inputs = {"model_hash": short_hash(asdict(card))}
-    run = Run.open(config.out, "evaluate", config, ignore=("workers",), inputs=inputs)
-    if run.result is not None:
-        return EvaluateResult(**read_json(join(config.out, SCORES_FILE)))
+    run = Run.open(config.out, "evaluate", config, ignore=_IGNORED, inputs=inputs)
+    if config.against is not None:
+        check_against(config.against, config.split)
+    earlier = None if run.result is None else read_result(config.out)
+    if earlier is not None and config.against is None and not _is_outdated(earlier, config):
+        return earlier
     references = prepared.references(config.split)
     with sole_writer(config.out):
-        run.save()
-        started = time.monotonic()
-        hypotheses = _caption(config, bundle, features, references)
-        decode_s = time.monotonic() - started
-        rows = [each | {"references": references[each["image_id"]]} for each in hypotheses]
-        write_table(join(config.out, HYPOTHESES_FILE), pa.Table.from_pylist(rows, HYPOTHESES))
-        result = _score(config, prepared, references, rows, decode_s)
-        write_json(join(config.out, SCORES_FILE), asdict(result))
-        run.save({"num_photos": result.num_photos, "scores": result.scores["model"]})
-        return result
+        if earlier is None:
+            run.save()
+            started = time.monotonic()
+            rows = _caption(config, bundle, features, references)
+            earlier = _score(run, config, prepared, rows, decode_s=time.monotonic() - started)
+        elif _is_outdated(earlier, config):
+            earlier = _score(run, config, prepared, read_rows(config.out), decode_s=earlier.decode_s)
+        return earlier if config.against is None else _compare(config, config.against, earlier)
+
+
+def _compare(config: EvaluateConfig, against: str, result: EvaluateResult) -> EvaluateResult:
+    """Compare with the run that `config.against` names, and write what came of it."""
+    comparison = compare_rows(config, read_rows(config.out), read_rows(against))
+    result = replace(result, comparison=comparison)
+    write_json(join(config.out, SCORES_FILE), asdict(result))
+    return result
+
+
+def _is_outdated(result: EvaluateResult, config: EvaluateConfig) -> bool:
+    """Whether scores are an older raycap's, or lack METEOR which can be had now."""
+    return not result.intervals or ("meteor" in result.gaps and config.meteor_timeout_s > 0 and meteor.gap() is None)
+
+
+def _score(
+    run: Run, config: EvaluateConfig, prepared: Prepared, rows: list[dict[str, Any]], *, decode_s: float
+) -> EvaluateResult:
+    """Score captions, and write what came of it."""
+    result, table = score_rows(config, prepared, rows, decode_s=decode_s)
+    write_table(join(config.out, HYPOTHESES_FILE), table)
+    write_json(join(config.out, SCORES_FILE), asdict(result))
+    run.save({"num_photos": result.num_photos, "scores": result.scores["model"]})
+    return result
 
 
 def _caption(
     config: EvaluateConfig, bundle: str, features: FeatureSet, references: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Return `image_id`, `hypothesis` and `log_prob` of every photo that has a feature, by `image_id`."""
+    """Return the photos that have a feature, by `image_id`, with what `scoring.score_rows` reads of each."""
     connect()
     placement = place(config.workers)
     options = {
@@ -139,36 +147,9 @@ def _caption(
     rows: list[dict[str, Any]] = []
     with Progress(f"caption {config.split}", len(references), unit="photos") as progress:
         for block in run_blocks(shards, steps):
-            rows += block.select(["image_id", "caption", "log_prob"]).to_pylist()
+            rows += block.select(["image_id", "caption", "log_prob", "num_tokens"]).to_pylist()
             progress.update(len(rows))
     if not rows:
         raise InputError(f"no {config.split} photo has a feature in {features.folder}; extract the same manifest")
     rows.sort(key=lambda row: row["image_id"])
-    return [{"image_id": r["image_id"], "hypothesis": r["caption"], "log_prob": r["log_prob"]} for r in rows]
-
-
-def _score(
-    config: EvaluateConfig,
-    prepared: Prepared,
-    references: Mapping[str, Sequence[str]],
-    rows: Sequence[Mapping[str, Any]],
-    decode_s: float,
-) -> EvaluateResult:
-    hypotheses = [row["hypothesis"] for row in rows]
-    wanted = [row["references"] for row in rows]
-    constant = constant_caption(list(prepared.references("train").values()))
-    return EvaluateResult(
-        split=config.split,
-        num_photos=len(rows),
-        num_missing=len(references) - len(rows),
-        num_references=sum(len(each) for each in wanted),
-        scores={
-            "model": score_all(hypotheses, wanted),
-            "constant caption": score_all([constant] * len(rows), wanted),
-            "shuffled photos": score_all(shuffled(hypotheses, seed=config.seed), wanted),
-        },
-        signatures={name: protocol.signature for name, protocol in PROTOCOLS.items()},
-        constant_caption=constant,
-        keeps_one_letter_words=prepared.tokenizer.keep_one_letter_words,
-        decode_s=decode_s,
-    )
+    return [row | {"hypothesis": row["caption"], "references": references[row["image_id"]]} for row in rows]

@@ -1,0 +1,24 @@
+import pytest
+
+from raycap.diversity import diversity
+
+
+def test_by_hand():
+    captions = [["a", "dog", "runs"], ["a", "dog", "runs"], ["a", "cat"], []]
+    found = diversity(captions, training={"a cat", "a dog"}, vocabulary=["a", "dog", "bird", "cow"])
+    assert found == {
+        "num_captions": 4,
+        "distinct_captions": 3,
+        "distinct_1": 4 / 8,
+        "distinct_2": 3 / 5,  # a dog, dog runs, a cat
+        "seen_in_training": 1 / 4,
+        "mean_length": 2.0,
+        "vocabulary_used": 4,
+        "vocabulary_share": 2 / 4,
+    }
+
+
+@pytest.mark.parametrize("captions", [[], [[]], [["dog"]]])
+def test_too_few_words_for_pairs_are_no_error(captions):
+    found = diversity(captions, training=set(), vocabulary=[])
+    assert found["distinct_2"] == found["seen_in_training"] == found["vocabulary_share"] == 0
