@@ -17,7 +17,8 @@ from raycap.errors import WeightsError
 from raycap.progress import say
 from raycap.runs import read_run
 from raycap.scenes import write_dataset
-from raycap.stages.evaluate import HYPOTHESES_FILE, EvaluateResult, evaluate
+from raycap.schema import HYPOTHESES_FILE
+from raycap.stages.evaluate import EvaluateResult, evaluate
 from raycap.stages.extract import extract
 from raycap.stages.prepare import prepare
 from raycap.stages.train import train

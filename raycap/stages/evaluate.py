@@ -19,12 +19,9 @@ from raycap.pipeline import ModelStep, Step, run_blocks
 from raycap.prepared import Prepared
 from raycap.progress import Progress
 from raycap.runs import Run, short_hash
-from raycap.schema import HYPOTHESES
+from raycap.schema import HYPOTHESES, HYPOTHESES_FILE, SCORES_FILE
 from raycap.sole_writer import sole_writer
 from raycap.storage import read_json, write_json, write_table
-
-SCORES_FILE = "scores.json"
-HYPOTHESES_FILE = "hypotheses.parquet"
 
 Scores = Mapping[str, Mapping[str, float]]
 
