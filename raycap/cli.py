@@ -248,7 +248,7 @@ def _say_demo(result: "DemoResult", config: Any) -> str:
     return "\n".join([head, *examples, "", scores, f"everything that a real run writes is in {config.out}"])
 
 
-def _say_report(result: "ReportResult", config: Any) -> str:
+def _say_report(result: "ReportResult", _config: Any) -> str:
     shown = f"{result.num_photos:,} photos, {result.num_thumbnails:,} of them shown"
     lines = [f"{result.location}: {shown}, {result.num_bytes / 1e6:.1f} MB; open it in a browser"]
     if result.num_unreadable:

@@ -25,7 +25,7 @@ class ReportConfig:
     """Heading of the report; by default the runs' names."""
     max_thumbnails: int = 1000
     """Photos shown at most: the worst, the best and an even spread; the others get a placeholder."""
-    thumbnail_px: int = 192
+    thumbnail_px: int = 256
     """Longer side of a photo as shown, in pixels; each takes 12 kB at most."""
     max_photos: int = 100_000
     """Photos in the gallery at most, chosen likewise; plots and scores are of all."""

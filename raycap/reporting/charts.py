@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from raycap.reporting.gallery import as_floats
 from raycap.reporting.markup import Markup
-from raycap.reporting.plots import Series, bar_plot, line_plot, strip_plot, word_plot
+from raycap.reporting.plots import Series, bar_plot, line_plot, round_step, strip_plot, word_plot
 from raycap.reporting.sources import METRICS, PHOTO_SCORES, Source, number, scores_of
 from raycap.text import standard_words
 
@@ -23,7 +23,7 @@ _ROWS_AT_ONCE = 4096
 
 def score_strips(source: Source) -> Markup | None:
     """Return the model's standard scores beside its baselines."""
-    styles = {"shuffled photos": "quiet", "constant caption": "second", "human ceiling": "human", "model": "accent"}
+    styles = {"shuffled photos": "quiet", "constant caption": "second", "model": "accent", "human ceiling": "human"}
     of = {whose: scores_of(source.scores, whose, "standard") for whose in styles}
     rows = {
         label: [(whose, style, of[whose][metric]) for whose, style in styles.items() if metric in of[whose]]
@@ -33,7 +33,7 @@ def score_strips(source: Source) -> Markup | None:
     if not rows:
         return None
     about = "; ".join(f"{label}: " + ", ".join(f"{n} {v:.3f}" for n, _, v in marks) for label, marks in rows.items())
-    return strip_plot("Scores beside the baselines (standard)", about, rows)
+    return strip_plot("Beside the baselines", about, rows)
 
 
 def loss_plot(sources: Sequence[Source]) -> Markup | None:
@@ -134,7 +134,7 @@ def _word_plot(texts: Sequence[_Texts]) -> Markup:
     about = "; ".join(
         f"{each.name}: {each.words.total():,} words, {len(each.words):,} different ones" for each in texts
     )
-    return word_plot("Most frequent words, % of all words", about, common, series)
+    return word_plot("Most frequent words, %", about, common, series)
 
 
 def distributions(sources: Sequence[Source]) -> list[Markup]:
@@ -158,15 +158,16 @@ def _histogram(label: str, found: Mapping[str, tuple[str, NDArray[np.float64]]])
     low, high = float(everything.min()), float(everything.max())
     if low >= 0:
         low, high = 0.0, max(1.0, high)
-    edges = np.linspace(low, high if high > low else low + 1, _NUM_BINS + 1)
-    digits = max(0, 1 - math.floor(math.log10(edges[1] - edges[0])))
-    labels = [f"{edge:.{digits}f}" for edge in edges[:-1]]
+    step = round_step(low, high, _NUM_BINS)
+    first = math.floor(low / step)
+    edges = np.arange(first, max(first + 1, math.ceil(high / step)) + 1) * step
+    labels = [f"{edge:.6g}" for edge in edges[:-1]]
     series, said = [], []
     for name, (style, values) in found.items():
         counts = np.histogram(values, edges)[0]
         series.append(Series(name=name, style=style, values=[100 * int(each) / len(values) for each in counts]))
         said.append(f"{name}: median {np.median(values):.3f}, mean {values.mean():.3f}")
-    return bar_plot(f"{label} a photo", "; ".join(said), labels, series, x_label=label, y_label="% of photos")
+    return bar_plot(f"{label} of each photo", "; ".join(said), labels, series, x_label=label, y_label="% of photos")
 
 
 def _strings(column: pa.ChunkedArray) -> Iterable[str]:

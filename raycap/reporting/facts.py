@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from statistics import median
 from typing import Any
 
 import pyarrow.compute as pc
@@ -27,15 +28,47 @@ def timing(sources: Sequence[Source]) -> Markup:
     return scrolling("Time of each stage", table_of(["stage", "started (UTC)", "took", "of which"], rows))
 
 
+def training(sources: Sequence[Source]) -> Markup:
+    """Return what training came to: a column a run."""
+    columns = [dict(_training(source)) for source in sources]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    if not names:
+        return Markup()
+    rows = [[name, *(column.get(name, _NOTHING) for column in columns)] for name in names]
+    return element("div", table_of(["", *("AB" if len(sources) == 2 else ["model"])], rows), class_="plot facts")
+
+
+def _training(source: Source) -> Iterator[tuple[str, str]]:
+    epochs = source.history.get("history", [])
+    best = source.history.get("best_epoch")
+    if not epochs:
+        return
+    yield "epochs", f"{len(epochs):,}"
+    if isinstance(best, int) and 1 <= best <= len(epochs):
+        yield "best epoch", f"{best:,}"
+        for split in ("dev", "train"):
+            if (loss := number(epochs[best - 1].get(f"{split}_loss"))) is not None:
+                yield f"{split} loss there", f"{loss:.3f}"
+    for field, what in (("wall_s", "time"), ("input_wait_s", "of which waiting for data")):
+        if (seconds := _total(epochs, field)) is not None:
+            yield what, _duration(seconds)
+    if rates := [rate for each in epochs if (rate := number(each.get("captions_per_s"))) is not None]:
+        yield "captions/s, median", f"{median(rates):,.0f}"
+
+
+def _total(epochs: Sequence[Mapping[str, Any]], field: str) -> float | None:
+    values = [value for each in epochs if (value := number(each.get(field))) is not None]
+    return sum(values) if values else None
+
+
 def _details(stage: str, source: Source) -> Iterator[str]:
     if stage == "evaluate" and (seconds := number(source.scores.get("decode_s"))) is not None:
         yield f"captioning {_duration(seconds)}"
     if stage == "train":
         epochs = source.history.get("history", [])
         for field, what in (("wall_s", f"{len(epochs)} epochs"), ("input_wait_s", "waiting for data")):
-            seconds_each = [value for each in epochs if (value := number(each.get(field))) is not None]
-            if seconds_each:
-                yield f"{what} {_duration(sum(seconds_each))}"
+            if (total := _total(epochs, field)) is not None:
+                yield f"{what} {_duration(total)}"
 
 
 def _time(text: object) -> datetime | None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from raycap.reporting.markup import Markup, element, fragment
 
-_WIDTH, _HEIGHT = 420, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 14, 42
+_WIDTH, _HEIGHT = 360, 236
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 44
 _LABEL_WIDTH, _ROW_HEIGHT = 96, 22
 
 Style = str
@@ -152,7 +152,9 @@ def _figure(
     )
     keys = [element("li", element("span", class_=f"key {each.style}"), each.name) for each in series]
     legend = element("ul", *keys, class_="legend") if len(series) > 1 else None
-    return element("figure", element("figcaption", title), svg, legend, class_="plot")
+    return element(
+        "figure", element("figcaption", title), svg, legend, class_="plot tall" if height > _HEIGHT * 1.5 else "plot"
+    )
 
 
 def _y_axis(ticks: Sequence[float], low: float, high: float, label: str) -> Markup:
@@ -185,13 +187,17 @@ def _y(share: float) -> float:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Return about five round numbers from at most `low` to at least near `high`."""
-    if not high > low:
-        high = low + (abs(low) or 1)
-    rough = (high - low) / 4
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
-    start, end = math.floor(low / step), math.ceil(high / step - 1e-9)
+    step = round_step(low, high, 4)
+    start = math.floor(low / step)
+    end = max(start + 1, math.ceil(high / step - 1e-9))
     return [at * step for at in range(start, end + 1)]
+
+
+def round_step(low: float, high: float, most: int) -> float:
+    """Return the least round number of which at most `most` lead from `low` to `high`."""
+    rough = ((high - low) or abs(low) or 1.0) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
 
 
 def _whole_ticks(first: int, last: int) -> list[int]:

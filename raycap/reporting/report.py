@@ -92,7 +92,7 @@ def _image_column(sources: Sequence[Source]) -> str | None:
 
 def _sections(sources: Sequence[Source], gallery: Gallery, num_photos: int, thumbnails: Thumbnails) -> list[Section]:
     scored = [source for source in sources if mapping(source.scores.get("scores"))]
-    curves = _plots(loss_plot(sources))
+    curves = _plots(loss_plot(sources), facts.training(sources))
     texts = _plots(*text_plots(sources), *distributions(sources))
     return [
         Section("scores", "Scores", _scores(scored) if len(scored) == len(sources) else Markup()),
@@ -107,8 +107,10 @@ def _sections(sources: Sequence[Source], gallery: Gallery, num_photos: int, thum
 
 
 def _scores(sources: Sequence[Source]) -> Markup:
-    head = [score_cards(sources[0]), _plots(score_strips(sources[0]))] if len(sources) == 1 else []
-    return fragment(*head, score_tables(sources))
+    if len(sources) == 2:
+        return score_tables(sources)
+    head = element("div", score_cards(sources[0]), score_strips(sources[0]), class_="headline")
+    return fragment(head, score_tables(sources))
 
 
 def _plots(*plots: Markup | None) -> Markup:
@@ -172,5 +174,5 @@ def _about(source: Source) -> list[Content]:
     if encoder.get("name"):
         said += [", encoder ", element("b", hostile(str(encoder["name"]))), f" ({encoder.get('weights')} weights)"]
     if finished := source.record.get("finished_at"):
-        said.append(f", {str(finished)[:10]}")
+        said += [", ", element("time", str(finished)[:10])]
     return said

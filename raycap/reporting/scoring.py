@@ -3,13 +3,23 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from raycap.published import PUBLISHED
+from raycap.published import PUBLISHED, PublishedScore
 from raycap.reporting.markup import Content, Markup, element, fragment, hostile
 from raycap.reporting.sources import METRICS, Source, mapping, number, scores_of
 
 _COLUMNS: Final = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider_d")
 _CARDS: Final = ("cider_d", "bleu_4", "meteor", "rouge_l")
 _BASELINES: Final = ("human ceiling", "constant caption", "shuffled photos")
+_DIVERSITY: Final = {
+    "num_captions": "captions",
+    "distinct_captions": "different captions",
+    "distinct_1": "different words, of all words",
+    "distinct_2": "different pairs of words, of all pairs",
+    "seen_in_training": "captions seen word for word in training, share",
+    "mean_length": "words a caption",
+    "vocabulary_used": "different words",
+    "vocabulary_share": "of the vocabulary, share",
+}
 _NOTHING: Final = "—"
 _MINUS: Final = "\N{MINUS SIGN}"
 
@@ -42,37 +52,50 @@ def score_tables(sources: Sequence[Source]) -> Markup:
     scores = [source.scores for source in sources]
     protocols = dict.fromkeys(name for each in scores for name in mapping(mapping(each.get("scores")).get("model")))
     tables = [_table(scores, protocol) for protocol in protocols]
-    return fragment(
-        *tables, _notes(scores[-1]), *(_diversity(each, rank, len(scores)) for rank, each in enumerate(scores))
-    )
+    rest = [
+        block for rank, each in enumerate(scores) for block in (_diversity(each, rank, len(scores)), _against(each))
+    ]
+    return fragment(*tables, _notes(scores[-1]), *rest)
 
 
 def _table(scores: Sequence[Mapping[str, Any]], protocol: str) -> Markup:
     rows = _rows_of_one(scores[0], protocol) if len(scores) == 1 else _rows_of_two(scores, protocol)
     published = [each for each in PUBLISHED if each.protocol == protocol]
-    split = scores[0].get("split")
     for each in published:
         name = fragment(each.name, element("small", f"published, {each.dataset} {each.split}"))
         rows.append((name, each.scores, "published"))
     shown = [metric for metric in _COLUMNS if any(metric in values for _, values, kind in rows if kind != "published")]
     signature = mapping(scores[0].get("signatures")).get(protocol)
-    head = element(
-        "tr", element("th", "captions", scope="col"), *(element("th", METRICS[m], scope="col") for m in shown)
-    )
-    body = [
-        element("tr", element("th", name, scope="row"), *(_cell(values.get(metric)) for metric in shown), class_=kind)
-        for name, values, kind in rows
-    ]
-    sources = "; ".join(f"{each.name}: {each.source}" for each in published)
-    caveat = f"Published figures compare only where the photos are theirs; these are of {split}. {sources}."
-    return element(
-        "div",
-        element("h3", protocol),
-        scrolling(f"Scores under {protocol}", element("table", element("thead", head), element("tbody", *body))),
+    body = [_score_row(name, values, shown, kind) for name, values, kind in rows]
+    content = [
+        scrolling(f"Scores under {protocol}", _score_table(shown, body)),
         element("p", element("code", hostile(str(signature))), class_="note") if signature else None,
-        element("p", caveat, class_="note") if published else None,
-        class_="protocol",
-    )
+        element("p", _sources(published, str(scores[0].get("split"))), class_="note") if published else None,
+    ]
+    if protocol == "standard":
+        return element("div", element("h3", protocol), *content, class_="protocol")
+    return element("details", element("summary", f"Scores under {protocol}"), *content, class_="protocol")
+
+
+def _score_table(shown: Sequence[str], body: Sequence[Markup]) -> Markup:
+    """Return the table; roles are said, as a narrow page shows each row as a block, which hides them otherwise."""
+    names = [element("th", METRICS[metric], scope="col", role="columnheader") for metric in shown]
+    top = element("tr", element("th", "captions", scope="col", role="columnheader"), *names, role="row")
+    head, rows = element("thead", top, role="rowgroup"), element("tbody", *body, role="rowgroup")
+    return element("table", head, rows, role="table", class_="stacking")
+
+
+def _score_row(name: Content, values: Mapping[str, Any], shown: Sequence[str], kind: str | None) -> Markup:
+    cells = [element("td", _said(values.get(metric)), role="cell", data_label=METRICS[metric]) for metric in shown]
+    return element("tr", element("th", name, scope="row", role="rowheader"), *cells, class_=kind, role="row")
+
+
+def _sources(published: Sequence[PublishedScore], split: str) -> str:
+    names: dict[str, list[str]] = {}
+    for each in published:
+        names.setdefault(each.source, []).append(each.name)
+    said = "; ".join(f"{source} ({'; '.join(models)})" for source, models in names.items())
+    return f"Published figures compare only on the same photos; this run scored its {split} split. Sources: {said}."
 
 
 _Row = tuple[Content, Mapping[str, Any], str | None]
@@ -102,9 +125,8 @@ def _rows_of_two(scores: Sequence[Mapping[str, Any]], protocol: str) -> list[_Ro
     return rows
 
 
-def _cell(value: Any) -> Markup:
-    text = value if isinstance(value, Markup) else f"{value:.3f}" if number(value) is not None else _NOTHING
-    return element("td", text)
+def _said(value: Any) -> str:
+    return value if isinstance(value, Markup) else f"{value:.3f}" if number(value) is not None else _NOTHING
 
 
 def _signed(value: float) -> Markup:
@@ -139,7 +161,7 @@ def _diversity(scores: Mapping[str, Any], rank: int, num_runs: int) -> Markup | 
         return None
     body = [
         element(
-            "tr", element("th", name.replace("_", " "), scope="row"), *(_plain(v.get(name)) for v in found.values())
+            "tr", element("th", _DIVERSITY.get(name, name), scope="row"), *(_plain(v.get(name)) for v in found.values())
         )
         for name in names
     ]
@@ -149,6 +171,24 @@ def _diversity(scores: Mapping[str, Any], rank: int, num_runs: int) -> Markup | 
     )
     table = element("table", element("thead", head), element("tbody", *body))
     return element("div", element("h3", title), scrolling(title, table), class_="protocol")
+
+
+def _against(scores: Mapping[str, Any]) -> Markup | None:
+    """Return the differences that evaluate --against found, with what chance would make of them."""
+    comparison = mapping(scores.get("comparison"))
+    rows: list[list[Content]] = []
+    for protocol, metrics in mapping(comparison.get("differences")).items():
+        for metric in _COLUMNS:
+            found = mapping(mapping(metrics).get(metric))
+            values = [number(found.get(name)) for name in ("difference", "low", "high", "p")]
+            if None not in values:
+                change, low, high, p = (float(value or 0) for value in values)
+                rows.append([f"{protocol}, {METRICS[metric]}", _signed(change), f"{low:.3f} to {high:.3f}", f"{p:.3f}"])
+    if not rows:
+        return None
+    title = fragment("Against ", hostile(str(comparison.get("against"))))
+    table = table_of(["score", "difference", "95% interval", "p"], rows)
+    return element("div", element("h3", title), scrolling("Differences from another run", table), class_="protocol")
 
 
 def _plain(value: object) -> Markup:

@@ -31,7 +31,7 @@ METRICS: Final = {
 """What scores are called, the most telling first."""
 
 PHOTO_SCORES: Final = {"cider_d": "CIDEr-D", "bleu_4": "BLEU-4", "meteor": "METEOR", "rouge_l": "ROUGE-L"} | {
-    "log_prob": "log-probability"
+    "log_prob": "Log-probability"
 }
 """What a photo's caption may be sorted by, where its run says it."""
 
@@ -121,9 +121,10 @@ class Source:
         stages: dict[str, Mapping[str, Any]] = {}
         options = {"prepare": "prepared", "extract": "features", "train": "model"}
         for stage, option in options.items():
-            if self.kind == "evaluate" or stage == "train":
+            if self.kind == "evaluate" or (stage == "train" and self.model is not None):
+                otherwise: Mapping[str, Any] = {}
                 read = partial(self._record_of, option)
-                if record := self._optional(f"options and times of {stage}", read, {}):
+                if record := self._optional(f"options and times of {stage}", read, otherwise):
                     stages[stage] = record
         return stages | ({self.kind: self.record} if self.record else {})
 
@@ -165,7 +166,7 @@ class Source:
         config = self.record.get("config")
         place = config.get(option) if isinstance(config, dict) else None
         if not isinstance(place, str):
-            raise InputError(f"run.json in {self.location} does not say where")
+            raise InputError(f"no run.json in {self.location} says where")
         return self.moved(place)
 
     def _optional(self, what: str, read: Callable[[], _Value], otherwise: _Value) -> _Value:
