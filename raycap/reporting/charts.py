@@ -38,7 +38,7 @@ def score_strips(source: Source) -> Markup | None:
 
 def loss_plot(sources: Sequence[Source]) -> Markup | None:
     """Return the loss of each epoch, on training and dev captions."""
-    styles = ("quiet", "accent") if len(sources) == 1 else ("second dashed", "second", "accent dashed", "accent")
+    styles = ("quiet", "accent") if len(sources) == 1 else ("quiet dashed", "quiet", "accent dashed", "accent")
     series, said = [], []
     for rank, source in enumerate(sources):
         epochs = source.history.get("history", [])
@@ -88,7 +88,7 @@ class _Texts:
 def text_plots(sources: Sequence[Source]) -> list[Markup]:
     """Return how long captions are and what words they use, the runs' beside people's."""
     names = ["model"] if len(sources) == 1 else ["A", "B"]
-    styles = ["accent"] if len(sources) == 1 else ["second", "accent"]
+    styles = ["accent"] if len(sources) == 1 else ["quiet", "accent"]
     texts = [
         _Texts.count(name, style, _strings(source.photos["caption"]))
         for name, style, source in zip(names, styles, sources, strict=True)
@@ -97,7 +97,13 @@ def text_plots(sources: Sequence[Source]) -> list[Markup]:
         (source.photos["references"] for source in sources if "references" in source.photos.schema.names), None
     )
     if written is not None:
-        texts.append(_Texts.count("people", "quiet", (text for each in _lists(written) for text in each)))
+        texts.append(
+            _Texts.count(
+                "people",
+                "quiet" if len(sources) == 1 else "second",
+                (text for each in _lists(written) for text in each),
+            )
+        )
     texts = [each for each in texts if each.lengths]
     return [_length_plot(texts), _word_plot(texts)] if texts else []
 
@@ -139,7 +145,7 @@ def _word_plot(texts: Sequence[_Texts]) -> Markup:
 
 def distributions(sources: Sequence[Source]) -> list[Markup]:
     """Return how each score is spread over the photos."""
-    styles = ["accent"] if len(sources) == 1 else ["second", "accent"]
+    styles = ["accent"] if len(sources) == 1 else ["quiet", "accent"]
     plots = []
     for key, label in PHOTO_SCORES.items():
         found = {}

@@ -138,7 +138,8 @@ def pick(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     order = np.argsort(np.where(known, values, np.median(values[known]) if known.any() else 0.0), kind="stable")
     third = count // 3
     middle = order[third : len(order) - third]
-    spread = middle[np.linspace(0, len(middle) - 1, count - 2 * third).astype(np.int64)]
+    wanted = count - 2 * third
+    spread = middle[((np.arange(wanted) + 0.5) * len(middle) / wanted).astype(np.int64)]
     return np.sort(np.concatenate([order[:third], order[len(order) - third :], spread]))
 
 

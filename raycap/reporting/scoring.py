@@ -52,10 +52,7 @@ def score_tables(sources: Sequence[Source]) -> Markup:
     scores = [source.scores for source in sources]
     protocols = dict.fromkeys(name for each in scores for name in mapping(mapping(each.get("scores")).get("model")))
     tables = [_table(scores, protocol) for protocol in protocols]
-    rest = [
-        block for rank, each in enumerate(scores) for block in (_diversity(each, rank, len(scores)), _against(each))
-    ]
-    return fragment(*tables, _notes(scores[-1]), *rest)
+    return fragment(*tables, _notes(scores[-1]), _diversity(scores), *map(_against, scores))
 
 
 def _table(scores: Sequence[Mapping[str, Any]], protocol: str) -> Markup:
@@ -154,23 +151,22 @@ def _notes(scores: Mapping[str, Any]) -> Markup:
     return element("ul", *(element("li", note) for note in notes), class_="note") if notes else Markup()
 
 
-def _diversity(scores: Mapping[str, Any], rank: int, num_runs: int) -> Markup | None:
-    found = {whose: mapping(values) for whose, values in mapping(scores.get("diversity")).items()}
-    names = list(dict.fromkeys(name for values in found.values() for name in values))
+def _diversity(scores: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """Return how varied captions are: a column a run, and one for people's."""
+    found = [{whose: mapping(v) for whose, v in mapping(each.get("diversity")).items()} for each in scores]
+    columns = {label: each["model"] for label, each in zip(_labels(scores), found, strict=True) if "model" in each}
+    if people := next((each["references"] for each in found if "references" in each), None):
+        columns["people"] = people
+    names = dict.fromkeys(name for values in columns.values() for name in values)
     if not names:
         return None
-    body = [
-        element(
-            "tr", element("th", _DIVERSITY.get(name, name), scope="row"), *(_plain(v.get(name)) for v in found.values())
-        )
-        for name in names
-    ]
-    title = "Diversity" if num_runs == 1 else f"Diversity, {'AB'[rank]}"
-    head = element(
-        "tr", element("th", "captions", scope="col"), *(element("th", whose, scope="col") for whose in found)
-    )
-    table = element("table", element("thead", head), element("tbody", *body))
-    return element("div", element("h3", title), scrolling(title, table), class_="protocol")
+    rows = [[_DIVERSITY.get(name, name), *(_plain(v.get(name)) for v in columns.values())] for name in names]
+    table = scrolling("Diversity", table_of(["captions", *columns], rows))
+    return element("div", element("h3", "Diversity"), table, class_="protocol")
+
+
+def _labels(scores: Sequence[Mapping[str, Any]]) -> list[str]:
+    return ["model"] if len(scores) == 1 else ["A", "B"]
 
 
 def _against(scores: Mapping[str, Any]) -> Markup | None:
@@ -191,10 +187,9 @@ def _against(scores: Mapping[str, Any]) -> Markup | None:
     return element("div", element("h3", title), scrolling("Differences from another run", table), class_="protocol")
 
 
-def _plain(value: object) -> Markup:
+def _plain(value: object) -> str:
     shown = number(value)
-    text = _NOTHING if shown is None else f"{shown:,.0f}" if isinstance(value, int) else f"{shown:.3f}"
-    return element("td", text)
+    return _NOTHING if shown is None else f"{shown:,.0f}" if isinstance(value, int) else f"{shown:.3f}"
 
 
 def scrolling(label: str, table: Markup) -> Markup:
