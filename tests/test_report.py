@@ -180,7 +180,7 @@ def test_it_holds_a_row_a_photo_with_scores_and_a_picture(one: ReportResult) -> 
     gallery = data["gallery"]
     assert gallery["captions"][0][1] == "a dog number 1 on grass"
     assert gallery["references"][1] == ["A person said 1 .", "A second caption ."]
-    assert [each["label"] for each in gallery["scores"]] == ["BLEU-4", "Log-probability"]
+    assert [each["label"] for each in gallery["scores"]] == ["BLEU-4", "Log-prob"]
     assert gallery["scores"][0]["values"][0][30] == 0.5
     assert set(range(60)) - {int(row) for row in data["thumbnails"]} == {5, 6}
 
@@ -278,6 +278,24 @@ def test_a_damaged_table_is_an_error(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "scores" / "hypotheses.parquet").write_bytes(b"PAR1")
     with pytest.raises(FormatError, match="not a whole Parquet file"):
         report(ReportConfig(runs=(str(tmp_path / "scores"),)))
+
+
+def test_an_empty_evaluation_is_a_report_too(tmp_path: Path) -> None:
+    [row] = make_rows(tmp_path / "photos", 1)
+    run = make_run(tmp_path / "run", [row])
+    table = storage.read_table(f"{run}/scores/hypotheses.parquet")
+    storage.write_table(f"{run}/scores/hypotheses.parquet", table.slice(0, 0))
+    assert report(ReportConfig(runs=(str(run),))).num_photos == 0
+
+
+def test_columns_of_another_kind_are_text_or_an_error(tmp_path: Path) -> None:
+    columns = {"image_id": [7, None], "uri": ["/a", None], "caption": ["a", None], "log_prob": ["x", "y"]}
+    storage.write_table(f"{tmp_path}/captions/part-0.parquet", pa.table(columns))
+    gallery = data_of(report(ReportConfig(runs=(str(tmp_path),))))["gallery"]
+    assert (gallery["ids"], gallery["captions"], gallery["scores"]) == (["7", ""], [["a", None]], [])
+    storage.write_table(f"{tmp_path}/captions/part-0.parquet", pa.table(columns | {"caption": [["a"], ["b"]]}))
+    with pytest.raises(FormatError, match="column caption is list"):
+        report(ReportConfig(runs=(str(tmp_path),)))
 
 
 def test_options_are_checked() -> None:
@@ -451,7 +469,7 @@ def test_the_page_in_a_browser(one: ReportResult, browser: Open) -> None:
     assert captions(page)[0] == "a cat in a tree"  # the worst first
     choose(page, "Order", "highest first")
     assert captions(page)[0] == "a dog number 59 on grass"
-    choose(page, "Sort by", "Log-probability")
+    choose(page, "Sort by", "Log-prob")
     choose(page, "Order", "lowest first")
     assert captions(page)[0] == "a dog number 59 on grass"
     search(page, "CAT person")

@@ -1,7 +1,7 @@
 """How the runs were made: options, versions, times and failures of each stage, as tables. Knows no files."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any
 
@@ -73,9 +73,10 @@ def _details(stage: str, source: Source) -> Iterator[str]:
 
 def _time(text: object) -> datetime | None:
     try:
-        return datetime.fromisoformat(text) if isinstance(text, str) else None
+        time = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
         return None
+    return time and (time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
 
 
 def _duration(seconds: float) -> str:
@@ -102,7 +103,7 @@ def options(sources: Sequence[Source]) -> Markup:
 
 
 def _differences(first: Source, second: Source) -> Markup:
-    """Return the options, counts and versions in which two runs differ; where they wrote to is no difference."""
+    """Return the options and versions in which two runs differ; where they wrote to is no difference."""
     flat = [
         {
             f"{stage}: {key}": value
@@ -152,7 +153,7 @@ def failure_rows(sources: Sequence[Source], *, most: int) -> dict[str, list[str]
     for source in sources:
         table = source.failures.slice(0, most)
         for name, values in columns.items():
-            values += table[name].to_pylist()
+            values += [str(value or "") for value in table[name].to_pylist()]
     return columns
 
 

@@ -21,7 +21,7 @@ class Gallery:
 
     Attributes:
         image_ids: of the photos.
-        uris: where they are, as far as the runs say; moved with a moved run.
+        uris: where they were, as far as the runs say.
         captions: of each run: a caption a photo, None where the run has none of it.
         references: people's captions of each photo; None where no run has any.
         scores: of each run, by name of the score; NaN where there is none.
@@ -59,7 +59,9 @@ class _Joined:
 
     @classmethod
     def join(cls, sources: Sequence[Source]) -> "_Joined":
-        ids = pc.unique(pa.chunked_array([chunk for each in sources for chunk in each.photos["image_id"].chunks]))
+        ids = pc.unique(
+            pa.chunked_array((chunk for each in sources for chunk in each.photos["image_id"].chunks), pa.string())
+        )
         rows = [pc.index_in(ids, each.photos["image_id"]) for each in sources]
         return cls(sources, ids, rows)
 
@@ -104,7 +106,7 @@ def build_gallery(sources: Sequence[Source], *, max_photos: int) -> tuple[Galler
     references = joined.either("references", taken)
     gallery = Gallery(
         image_ids=joined.image_ids.take(taken).to_pylist(),
-        uris=[uri and _moved(sources, uri) for uri in joined.either("uri", taken)],
+        uris=joined.either("uri", taken),
         captions=[joined.column("caption", run, taken) for run in range(len(sources))],
         references=[each or [] for each in references] if any(references) else None,
         scores={key: [values[chosen] for values in runs] for key, runs in scores.items()},
@@ -153,10 +155,6 @@ def as_floats(table: pa.Table, name: str) -> NDArray[np.float64]:
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind))
-
-
-def _moved(sources: Sequence[Source], uri: str) -> str:
-    return next((moved for source in sources if (moved := source.moved(uri)) != uri), uri)
 
 
 def _rounded(value: float) -> float | None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from raycap.locations import absolute, join
-from raycap.progress import say
 from raycap.reporting import facts
 from raycap.reporting.charts import distributions, loss_plot, score_strips, text_plots
 from raycap.reporting.gallery import Gallery, build_gallery, thumbnail_rows
@@ -57,8 +56,7 @@ def report(config: ReportConfig) -> ReportResult:
     location = absolute(config.out) if config.out else join(absolute(config.runs[0]), REPORT_FILE)
     gallery, num_photos = build_gallery(sources, max_photos=config.max_photos)
     chosen = thumbnail_rows(gallery, config.max_thumbnails)
-    uris = {row: uri for row in chosen if (uri := gallery.uris[row])}
-    say(f"reading {len(uris):,} photos to show")
+    uris = {row: _moved(sources, uri) for row in chosen if (uri := gallery.uris[row])}
     thumbnails = make_thumbnails(uris, longest_px=config.thumbnail_px, image_column=_image_column(sources))
     sections = _sections(sources, gallery, num_photos, thumbnails)  # reads all that is read of the runs
     left_out = [sentence for source in sources for sentence in source.left_out]
@@ -79,6 +77,10 @@ def report(config: ReportConfig) -> ReportResult:
         num_unreadable=thumbnails.failed.total() + thumbnails.not_tried,
         left_out=left_out,
     )
+
+
+def _moved(sources: Sequence[Source], uri: str) -> str:
+    return next((moved for source in sources if (moved := source.moved(uri)) != uri), uri)
 
 
 def _image_column(sources: Sequence[Source]) -> str | None:

@@ -31,7 +31,7 @@ METRICS: Final = {
 """What scores are called, the most telling first."""
 
 PHOTO_SCORES: Final = {"cider_d": "CIDEr-D", "bleu_4": "BLEU-4", "meteor": "METEOR", "rouge_l": "ROUGE-L"} | {
-    "log_prob": "Log-probability"
+    "log_prob": "Log-prob"
 }
 """What a photo's caption may be sorted by, where its run says it."""
 
@@ -71,13 +71,15 @@ class Source:
         if self.kind == "caption":
             folder = join(self.location, CAPTIONS_FOLDER)
             names = ["image_id", "uri", "caption", "log_prob"]
-            return pa.concat_tables([read_table(join(folder, name), columns=names) for name in list_tables(folder)])
+            tables = [read_table(join(folder, name), columns=names) for name in list_tables(folder)]
+            return _as_text(pa.concat_tables(tables, promote_options="permissive"), source=folder)
         location = join(self.location, HYPOTHESES_FILE)
         there = read_schema(location).names
         names = ["image_id", "hypothesis", "references", *(n for n in ("uri", *PHOTO_SCORES) if n in there)]
         table = read_table(location, columns=names)
         table = table.rename_columns([{"hypothesis": "caption"}.get(name, name) for name in names])
-        return table if "uri" in names else table.append_column("uri", self._uris(table["image_id"]))
+        table = table if "uri" in names else table.append_column("uri", self._uris(table["image_id"]))
+        return _as_text(table, source=location)
 
     def _uris(self, image_ids: pa.ChunkedArray) -> pa.Array:
         def read() -> pa.Array:
@@ -156,7 +158,7 @@ class Source:
         """
         config = self.record.get("config")
         was = config.get("out") if isinstance(config, dict) else None
-        if not isinstance(was, str) or is_uri(location) or is_uri(was) or is_uri(self.location):
+        if not isinstance(was, str) or was == self.location or is_uri(location) or is_uri(was) or is_uri(self.location):
             return location
         moved = os.path.normpath(os.path.join(self.location, os.path.relpath(location, was)))
         return moved if exists(moved) else location
@@ -214,6 +216,21 @@ def scores_of(scores: Mapping[str, Any], whose: str, protocol: str) -> dict[str,
     """Return the scores of the model or of a baseline under a protocol, by metric; empty if there are none."""
     found = mapping(mapping(mapping(scores.get("scores")).get(whose)).get(protocol))
     return {name: value for name in METRICS if (value := number(found.get(name))) is not None}
+
+
+def _as_text(table: pa.Table, *, source: str) -> pa.Table:
+    """Return a table whose columns of text are strings, and its references lists of them.
+
+    Raises:
+        FormatError: if they are something else.
+    """
+    kinds = {"image_id": pa.string(), "uri": pa.string(), "caption": pa.string(), "references": pa.list_(pa.string())}
+    try:
+        for name in set(kinds) & set(table.column_names):
+            table = table.set_column(table.column_names.index(name), name, table[name].cast(kinds[name]))
+    except pa.ArrowException as error:
+        raise FormatError(f"{source} is damaged: column {name} is {table[name].type}") from error
+    return table.set_column(table.column_names.index("image_id"), "image_id", pc.fill_null(table["image_id"], ""))
 
 
 def _mapping(location: str) -> Mapping[str, Any]:

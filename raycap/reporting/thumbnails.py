@@ -17,6 +17,7 @@ from raycap.errors import ImageError, RaycapError
 from raycap.images import decode_thumbnail
 from raycap.photo_reader import Address, addresses, read_photos, too_late
 from raycap.photo_sources import find_photos
+from raycap.progress import Progress
 from raycap.time_limit import map_ahead
 
 _QUALITIES = (76, 55, 35, 15)
@@ -65,14 +66,16 @@ def make_thumbnails(
         late=partial(too_late, limits),
     )
     thumbnails = Thumbnails()
-    for tried, (row, picture) in enumerate(zip(rows, made, strict=True), start=1):
-        if isinstance(picture, bytes):
-            thumbnails.pictures[row] = base64.b64encode(picture).decode()
-            continue
-        thumbnails.failed[type(picture).__name__] += 1
-        if tried == _GIVE_UP_AFTER and not thumbnails.pictures:
-            thumbnails.not_tried = len(rows) - tried
-            break
+    with Progress("read photos", len(rows), unit="photos") as progress:
+        for tried, (row, picture) in enumerate(zip(rows, made, strict=True), start=1):
+            progress.update(tried)
+            if isinstance(picture, bytes):
+                thumbnails.pictures[row] = base64.b64encode(picture).decode()
+                continue
+            thumbnails.failed[type(picture).__name__] += 1
+            if tried == _GIVE_UP_AFTER and not thumbnails.pictures:
+                thumbnails.not_tried = len(rows) - tried
+                break
     return thumbnails
 
 
