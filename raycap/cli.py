@@ -13,6 +13,7 @@ from raycap.progress import is_quiet, printable, say, show, show_json
 
 if TYPE_CHECKING:
     from raycap.demo import DemoResult
+    from raycap.reporting.report import ReportResult
     from raycap.scores import EvaluateResult
     from raycap.stages.caption import CaptionPlan, CaptionResult
     from raycap.stages.extract import ExtractResult
@@ -26,7 +27,9 @@ _STAGES: Mapping[str, tuple[str, str]] = {
     "evaluate": ("EvaluateConfig", "captions of a split and their scores, with Ray Data"),
     "caption": ("CaptionConfig", "captions of new photos, with Ray Data"),
     "demo": ("DemoConfig", "all of it, on a built-in dataset"),
+    "report": ("ReportConfig", "scores, plots and a gallery of a run as one HTML file, or of two side by side"),
 }
+_TOOLS: Mapping[str, str] = {"report": "raycap.reporting.report"}  # commands that are no stage, and where they are
 _EXIT_DONE, _EXIT_FAILED, _EXIT_INPUT, _EXIT_PHOTOS_FAILED, _EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 _SWITCHES = {"--verbose": "RAYCAP_VERBOSE", "--quiet": "RAYCAP_QUIET", "--json": "RAYCAP_JSON"}
 
@@ -113,17 +116,16 @@ def _run(stage: str, options: Sequence[str]) -> int:
         raise InputError(f"there is no stage {stage!r}{hint}")
     import tyro
 
-    from raycap import config as configs
-
+    options_in = importlib.import_module("raycap.tool_config" if stage in _TOOLS else "raycap.config")
     config = tyro.cli(
-        getattr(configs, _STAGES[stage][0]),
+        getattr(options_in, _STAGES[stage][0]),
         prog=f"raycap {stage}",
         args=list(options),
         config=(tyro.conf.OmitArgPrefixes,),  # --units, not --model.units
     )
     if stage == "caption":
         return _caption(config)
-    module = "raycap.demo" if stage == "demo" else f"raycap.stages.{stage}"
+    module = _TOOLS.get(stage, "raycap.demo" if stage == "demo" else f"raycap.stages.{stage}")
     function: Callable[[Any], Any] = getattr(importlib.import_module(module), stage)
     result = function(config)
     _print_result(result, _SAY[stage](result, config))
@@ -238,10 +240,19 @@ def _say_demo(result: "DemoResult", config: Any) -> str:
     return "\n".join([head, *examples, "", scores, f"everything that a real run writes is in {config.out}"])
 
 
+def _say_report(result: "ReportResult", _config: Any) -> str:
+    shown = f"{result.num_photos:,} photos, {result.num_thumbnails:,} of them shown"
+    lines = [f"{result.location}: {shown}, {result.num_bytes / 1e6:.1f} MB; open it in a browser"]
+    if result.num_unreadable:
+        lines.append(f"{result.num_unreadable:,} photos could not be read, and have a placeholder")
+    return "\n".join([*lines, *(f"left out: {printable(each)}" for each in result.left_out)])
+
+
 _SAY: Mapping[str, Callable[[Any, Any], str]] = {
     "prepare": _say_prepare,
     "extract": _say_extract,
     "train": _say_train,
     "evaluate": _say_evaluate,
     "demo": _say_demo,
+    "report": _say_report,
 }

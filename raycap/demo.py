@@ -17,7 +17,8 @@ from raycap.errors import WeightsError
 from raycap.progress import say
 from raycap.runs import read_run
 from raycap.scenes import write_dataset
-from raycap.scores import HYPOTHESES_FILE, EvaluateResult
+from raycap.schema import HYPOTHESES_FILE
+from raycap.scores import EvaluateResult
 from raycap.stages.evaluate import evaluate
 from raycap.stages.extract import extract
 from raycap.stages.prepare import prepare

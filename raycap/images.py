@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -77,6 +79,42 @@ def decode_image(
         ImageDecodeError: if they are not a whole image.
         ImageTooLargeError: if the photo has more than `max_pixels`.
     """
+    with _opened(content, max_pixels) as image:
+        width, height = image.size
+        if fast:
+            _draft(image, max(width_px, height_px))
+        rgb = _upright_rgb(image, exif_orientation)
+        if rgb.size != (width_px, height_px):
+            rgb = rgb.resize((width_px, height_px), Image.Resampling.NEAREST)
+        return DecodedImage(np.asarray(rgb, np.uint8), width, height)
+
+
+def decode_thumbnail(content: bytes, *, longest_px: int, max_pixels: int | None = None) -> NDArray[np.uint8]:
+    """Decode a photo for people to look at: upright, smooth, in its proportions.
+
+    Args:
+        content: the file.
+        longest_px: the longer side at most; a smaller photo stays as it is.
+        max_pixels: refuse larger photos before they are decoded.
+
+    Returns:
+        `(height, width, 3)` uint8, RGB.
+
+    Raises:
+        ImageError: as `decode_image` does.
+    """
+    with _opened(content, max_pixels) as image:
+        _draft(image, longest_px)
+        rgb = _upright_rgb(image, exif_orientation=True)
+        scale = min(1.0, longest_px / max(rgb.size))
+        if scale < 1:
+            rgb = rgb.resize((max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale))), reducing_gap=3.0)
+        return np.asarray(rgb, np.uint8)
+
+
+@contextmanager
+def _opened(content: bytes, max_pixels: int | None) -> Iterator[Image.Image]:
+    """Open a photo; what goes wrong with it while it is open is an `ImageError`."""
     if not content:
         raise ImageEmptyError("the file is empty")
     try:
@@ -84,10 +122,7 @@ def decode_image(
             warnings.simplefilter("ignore")  # Pillow warns of what max_pixels decides, and of EXIF it can do without
             with Image.open(io.BytesIO(content)) as image:
                 _check_size(image, max_pixels)
-                width, height = image.size
-                if fast and isinstance(image, JpegImageFile):
-                    image.draft(None, (max(width_px, height_px),) * 2)
-                return DecodedImage(_decode(image, height_px, width_px, exif_orientation), width, height)
+                yield image
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -102,21 +137,24 @@ def decode_image(
         raise ImageDecodeError(f"{type(error).__name__}: {error}") from None
 
 
+def _draft(image: Image.Image, side_px: int) -> None:
+    """Have a JPEG decoded at the least fraction at which neither side is shorter than `side_px`."""
+    if isinstance(image, JpegImageFile):
+        image.draft(None, (side_px, side_px))
+
+
 def _check_size(image: Image.Image, max_pixels: int | None) -> None:
     width, height = image.size
     if max_pixels is not None and width * height > max_pixels:
         raise ImageTooLargeError(f"{width} x {height} pixels; at most {max_pixels} are allowed")
 
 
-def _decode(image: Image.Image, height_px: int, width_px: int, exif_orientation: bool) -> NDArray[np.uint8]:
+def _upright_rgb(image: Image.Image, exif_orientation: bool) -> Image.Image:
     if image.format == "EPS":  # Pillow would run Ghostscript, which is no thing to do with strangers' files
         raise ImageDecodeError("EPS is a program, not a photo")
     bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] if isinstance(image, TiffImageFile) else 16
     upright: Image.Image = ImageOps.exif_transpose(image) if exif_orientation else image
-    rgb = _to_rgb(upright, bits)
-    if rgb.size != (width_px, height_px):
-        rgb = rgb.resize((width_px, height_px), Image.Resampling.NEAREST)
-    return np.asarray(rgb, np.uint8)
+    return _to_rgb(upright, bits)
 
 
 def _to_rgb(image: Image.Image, bits: int) -> Image.Image:

@@ -11,6 +11,12 @@ FORMAT_VERSION: Final = 1
 
 SPLITS: Final = ("train", "dev", "test")
 
+SCORES_FILE: Final = "scores.json"
+HYPOTHESES_FILE: Final = "hypotheses.parquet"
+HISTORY_FILE: Final = "history.json"
+CAPTIONS_FOLDER: Final = "captions"
+"""What evaluate, train and caption call what they write, for whoever reads it."""
+
 START_TOKEN: Final = "startseq"
 END_TOKEN: Final = "endseq"
 PAD_ID: Final = 0

@@ -3,15 +3,12 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from raycap.errors import FormatError, InputError
 from raycap.locations import join
 from raycap.runs import read_run
 from raycap.storage import read_json, read_schema, read_table
-
-SCORES_FILE: Final = "scores.json"
-HYPOTHESES_FILE: Final = "hypotheses.parquet"
 
 Scores = Mapping[str, Mapping[str, float]]
 

@@ -19,7 +19,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "raycap", *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("stage", ["prepare", "extract", "train", "evaluate", "caption", "demo"])
+@pytest.mark.parametrize("stage", ["prepare", "extract", "train", "evaluate", "caption", "demo", "report"])
 def test_help_of_every_stage(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([stage, "--help"])

@@ -20,7 +20,8 @@ from raycap.features import FeatureSet
 from raycap.metrics import METRICS, PROTOCOLS, score_all
 from raycap.prepared import Prepared
 from raycap.schema import HYPOTHESES
-from raycap.stages.evaluate import EvaluateResult, evaluate
+from raycap.scores import EvaluateResult
+from raycap.stages.evaluate import evaluate
 from raycap.stages.extract import extract
 from raycap.storage import read_json
 

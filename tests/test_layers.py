@@ -19,7 +19,10 @@ LAYERS = {
     1: """encoder_card model_card datasets caption_files scenes images text sequences features metrics storage runs
         shards prepared progress input_sizes diagram decoding threads top_words locations photo_sources photo_tables
         photo_reader time_limit batching sidecars exports sole_writer saved_models published bleu rouge cider meteor
-        baselines bootstrap diversity scores scoring score_tables""",
+        baselines bootstrap diversity scores scoring score_tables
+        tool_config
+        reporting.markup reporting.plots reporting.sources reporting.gallery reporting.charts reporting.thumbnails
+        reporting.scoring reporting.facts reporting.page reporting.report""",
     2: "devices encoder model next_word teacher_forcing fitting captioner operators",  # what runs models; knows no Ray
     3: "cluster pipeline stages.train_worker",  # what runs on Ray, and is called by the stages
     4: " ".join(STAGES),

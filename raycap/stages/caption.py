@@ -20,14 +20,13 @@ from raycap.operators import CaptionFeatures, DecodePhotos, EncodePhotos, LoadEn
 from raycap.photo_sources import STANDARD_INPUT, find_photos
 from raycap.pipeline import ModelStep, Step, plan_shards, run_blocks, run_shards
 from raycap.runs import RUN_FILE, Run, short_hash
-from raycap.schema import ALTERNATIVES, GENERATED
+from raycap.schema import ALTERNATIVES, CAPTIONS_FOLDER, GENERATED
 from raycap.shards import ShardCounts, ShardedOutput
 from raycap.sidecars import BESIDE, SidecarCounts, Sidecars, delete_written_sidecars
 from raycap.sole_writer import sole_writer
 from raycap.storage import delete_file, exists, is_folder, is_local, num_bytes, walk_files
 
 STAGE = "caption"
-FOLDER = "captions"
 _ENCODER_SHARE = 0.7
 _EXPORTS = ("jsonl", "csv")
 # what does not change what captions are; all the rest does
@@ -165,7 +164,7 @@ class _Job:
     @property
     def output(self) -> ShardedOutput:
         """The shards."""
-        return ShardedOutput(out=self.out, folder=FOLDER, stage=STAGE, key="uri")
+        return ShardedOutput(out=self.out, folder=CAPTIONS_FOLDER, stage=STAGE, key="uri")
 
     @property
     def sidecars(self) -> Sidecars | None:

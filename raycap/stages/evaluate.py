@@ -19,22 +19,14 @@ from raycap.pipeline import ModelStep, Step, run_blocks
 from raycap.prepared import Prepared
 from raycap.progress import Progress
 from raycap.runs import Run, short_hash
-from raycap.scores import (
-    HYPOTHESES_FILE,
-    SCORES_FILE,
-    EvaluateResult,
-    check_against,
-    read_result,
-    read_rows,
-)
+from raycap.schema import HYPOTHESES_FILE, SCORES_FILE
+from raycap.scores import EvaluateResult, check_against, read_result, read_rows
 from raycap.scoring import compare_rows, score_rows
 from raycap.sole_writer import sole_writer
 from raycap.storage import write_json, write_table
 
 # options that change neither captions nor what they score
 _IGNORED = ("workers", "against", "meteor_timeout_s")
-
-__all__ = ["HYPOTHESES_FILE", "SCORES_FILE", "EvaluateResult", "evaluate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +77,12 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     features = FeatureSet.open(config.features)
     card.encoder.require_same(features.card, mine=f"the model in {bundle}", others=f"the features in {config.features}")
     inputs = {"model_hash": short_hash(asdict(card))}
-    run = Run.open(config.out, "evaluate", config, ignore=_IGNORED, inputs=inputs)
     if config.against is not None:
         check_against(config.against, config.split)
-    earlier = None if run.result is None else read_result(config.out)
-    if earlier is not None and config.against is None and not _is_outdated(earlier, config):
-        return earlier
     references = prepared.references(config.split)
     with sole_writer(config.out):
+        run = Run.open(config.out, "evaluate", config, ignore=_IGNORED, inputs=inputs)
+        earlier = None if run.result is None else read_result(config.out)
         if earlier is None:
             run.save()
             started = time.monotonic()

@@ -16,8 +16,9 @@ from raycap.locations import join, with_absolute
 from raycap.prepared import Prepared
 from raycap.progress import Progress, printable, say
 from raycap.runs import Run, short_hash
+from raycap.schema import HISTORY_FILE
 from raycap.sole_writer import sole_writer
-from raycap.stages.train_worker import HISTORY_FILE, run_worker
+from raycap.stages.train_worker import run_worker
 from raycap.storage import delete_folder, read_json
 
 CHECKPOINTS_FOLDER = "checkpoints"

@@ -24,11 +24,11 @@ from raycap.locations import join
 from raycap.model_card import BUNDLE_FOLDER, ModelCard
 from raycap.prepared import Prepared
 from raycap.runs import require_record, versions
+from raycap.schema import HISTORY_FILE
 from raycap.sequences import PackedBatch, encode_captions, packed_batches, stream_photos
 from raycap.storage import upload_folder, write_json, write_text
 
 TENSORBOARD_FOLDER: Final = "tensorboard"
-HISTORY_FILE: Final = "history.json"
 DIAGRAM_FILE: Final = "model.svg"
 _DEV_BATCH_SIZE = 64
 _SHOW_EVERY_S = 0.5
