@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raycap.caption_formats import EXPORT_FILES, export, export_location
 from raycap.cluster import Placement, connect, place, require_on_every_node
 from raycap.config import CaptionConfig
 from raycap.errors import ConflictError, InputError, TooManyFailuresError
-from raycap.exports import export, export_location
 from raycap.images import FAST_RESIZE
 from raycap.locations import absolute, join, with_absolute
 from raycap.model_card import ModelCard, find_bundle, read_card
@@ -29,7 +29,6 @@ from raycap.storage import delete_file, exists, is_folder, is_local, num_bytes, 
 STAGE = "caption"
 FOLDER = "captions"
 _ENCODER_SHARE = 0.7
-_EXPORTS = ("jsonl", "csv")
 # what does not change what captions are; all the rest does
 _NOT_IDENTITY = ("photos", "model", "encoder_file", "limit", "dry_run", "listing", "output", "limits", "workers")
 _STATS_AT_ONCE, _STATS_A_CALL = 32, 256
@@ -210,7 +209,7 @@ class _Job:
                 output.forget_failures()
             new = self._run(pending, output, sidecars)
         counts = output.settle(self.photos)
-        for file_format in _EXPORTS:
+        for file_format in EXPORT_FILES:
             wanted = file_format in config.output.formats
             if wanted and (len(pending) or not exists(export_location(self.out, file_format))):
                 export(output.rows, self.out, file_format, self.photos)
@@ -230,7 +229,7 @@ class _Job:
         """Remove all that raycap wrote, the record last."""
         delete_written_sidecars(self.out)
         self.output.delete()
-        for location in (*(export_location(self.out, each) for each in _EXPORTS), join(self.out, RUN_FILE)):
+        for location in (*(export_location(self.out, each) for each in EXPORT_FILES), join(self.out, RUN_FILE)):
             if exists(location):
                 delete_file(location)
 
