@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -51,7 +52,7 @@ class DecodedImage(NamedTuple):
 
 
 def decode_image(
-    content: bytes,
+    content: bytes | Image.Image,
     *,
     height_px: int,
     width_px: int,
@@ -64,7 +65,8 @@ def decode_image(
     Of an animation the first frame is taken; transparency is dropped; 16 bits a channel are scaled to 8.
 
     Args:
-        content: the file.
+        content: the file; or a photo that Pillow holds, which is neither closed nor, with `fast`, scaled as it is
+            decoded.
         height_px: wanted.
         width_px: wanted.
         exif_orientation: turn the photo as its EXIF orientation says.
@@ -77,21 +79,21 @@ def decode_image(
         ImageDecodeError: if they are not a whole image.
         ImageTooLargeError: if the photo has more than `max_pixels`.
     """
-    if not content:
+    if content == b"":
         raise ImageEmptyError("the file is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of what max_pixels decides, and of EXIF it can do without
-            with Image.open(io.BytesIO(content)) as image:
+            with _opened(content) as image:
                 _check_size(image, max_pixels)
                 width, height = image.size
-                if fast and isinstance(image, JpegImageFile):
+                if fast and image is not content and isinstance(image, JpegImageFile):
                     image.draft(None, (max(width_px, height_px),) * 2)
                 return DecodedImage(_decode(image, height_px, width_px, exif_orientation), width, height)
     except ImageError:
         raise
     except UnidentifiedImageError:
-        if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
+        if _is_heif(content) and "HEIF" not in Image.OPEN:
             raise ImageDecodeError("HEIC, which needs pillow-heif: pip install raycap[heif]") from None
         raise ImageDecodeError("not an image, or of a kind that Pillow does not know") from None
     except Image.DecompressionBombError as error:
@@ -100,6 +102,14 @@ def decode_image(
         raise ImageTooLargeError("the photo does not fit in memory") from None
     except Exception as error:  # decoders raise all sorts on damaged files; none may end the run
         raise ImageDecodeError(f"{type(error).__name__}: {error}") from None
+
+
+def _opened(content: bytes | Image.Image) -> AbstractContextManager[Image.Image]:
+    return nullcontext(content) if isinstance(content, Image.Image) else Image.open(io.BytesIO(content))
+
+
+def _is_heif(content: bytes | Image.Image) -> bool:
+    return isinstance(content, bytes) and content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS
 
 
 def _check_size(image: Image.Image, max_pixels: int | None) -> None:

@@ -18,7 +18,7 @@ LAYERS = {
     0: "schema errors config",
     1: """encoder_card model_card datasets caption_files scenes images text sequences features metrics storage runs
         shards prepared progress input_sizes diagram decoding threads top_words locations photo_sources photo_tables
-        photo_reader time_limit batching sidecars caption_formats sole_writer saved_models""",
+        photo_reader photo_decoder time_limit batching sidecars caption_formats sole_writer saved_models readers""",
     2: "devices encoder model next_word teacher_forcing fitting captioner operators",  # what runs models; knows no Ray
     3: "cluster pipeline stages.train_worker",  # what runs on Ray, and is called by the stages
     4: " ".join(STAGES),

@@ -13,7 +13,6 @@ from raycap.caption_formats import EXPORT_FILES, export, export_location
 from raycap.cluster import Placement, connect, place, require_on_every_node
 from raycap.config import CaptionConfig
 from raycap.errors import ConflictError, InputError, TooManyFailuresError
-from raycap.images import FAST_RESIZE
 from raycap.locations import absolute, join, with_absolute
 from raycap.model_card import ModelCard, find_bundle, read_card
 from raycap.operators import CaptionFeatures, DecodePhotos, EncodePhotos, LoadEncoder, WriteShards, WriteSidecars
@@ -285,13 +284,7 @@ class _Job:
 
     def _steps(self, placement: Placement) -> list[Step]:
         config, encoder = self.config, self.card.encoder
-        decode = DecodePhotos(
-            height_px=encoder.height_px,
-            width_px=encoder.width_px,
-            exif_orientation=encoder.exif_orientation,
-            fast=config.fast_decode or encoder.resize == FAST_RESIZE,
-            limits=config.limits,
-        )
+        decode = DecodePhotos.of(encoder, config.limits, fast=config.fast_decode)
         common = {"batch_size": config.workers.batch_size, "num_threads": placement.num_threads}
         encode = {"load": LoadEncoder(card=encoder, file=config.encoder_file), **common}
         speak = {"bundle": self.bundle, "decoding": config.decoding, **common}
