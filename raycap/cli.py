@@ -13,6 +13,8 @@ from raycap.progress import is_quiet, printable, say, show, show_json
 
 if TYPE_CHECKING:
     from raycap.demo import DemoResult
+    from raycap.export import ExportResult
+    from raycap.serve import ServeResult
     from raycap.stages.caption import CaptionPlan, CaptionResult
     from raycap.stages.evaluate import EvaluateResult
     from raycap.stages.extract import ExtractResult
@@ -25,6 +27,8 @@ _STAGES: Mapping[str, tuple[str, str]] = {
     "train": ("TrainConfig", "the merge model, with Ray Train"),
     "evaluate": ("EvaluateConfig", "captions of a split and their BLEU scores, with Ray Data"),
     "caption": ("CaptionConfig", "captions of new photos, with Ray Data"),
+    "export": ("ExportConfig", "a model for programs without raycap: Keras, SavedModel, ONNX"),
+    "serve": ("ServeConfig", "captions over HTTP and on a page, with Ray Serve"),
     "demo": ("DemoConfig", "all of it, on a built-in dataset"),
 }
 _EXIT_DONE, _EXIT_FAILED, _EXIT_INPUT, _EXIT_PHOTOS_FAILED, _EXIT_INTERRUPTED = 0, 1, 2, 3, 130
@@ -114,16 +118,18 @@ def _run(stage: str, options: Sequence[str]) -> int:
     import tyro
 
     from raycap import config as configs
+    from raycap import tool_config
 
+    name = _STAGES[stage][0]
     config = tyro.cli(
-        getattr(configs, _STAGES[stage][0]),
+        getattr(configs if hasattr(configs, name) else tool_config, name),
         prog=f"raycap {stage}",
         args=list(options),
         config=(tyro.conf.OmitArgPrefixes,),  # --units, not --model.units
     )
     if stage == "caption":
         return _caption(config)
-    module = "raycap.demo" if stage == "demo" else f"raycap.stages.{stage}"
+    module = f"raycap.{stage}" if stage in {"demo", "export", "serve"} else f"raycap.stages.{stage}"
     function: Callable[[Any], Any] = getattr(importlib.import_module(module), stage)
     result = function(config)
     _print_result(result, _SAY[stage](result, config))
@@ -235,6 +241,15 @@ def _say_plan(planned: "CaptionPlan", config: Any) -> str:
     )
 
 
+def _say_export(result: "ExportResult", _: Any) -> str:
+    what = f"{result.feature_dim:,} numbers of {printable(result.encoder)} and words so far"
+    return f"{result.location}: {what}, to the next of {result.vocab_size:,} words; docs/formats.md shows its use"
+
+
+def _say_serve(result: "ServeResult", _: Any) -> str:
+    return f"stopped after {result.served_s:,.0f} s"
+
+
 def _say_demo(result: "DemoResult", config: Any) -> str:
     examples = [
         f"{printable(each['image_id'])}: {each['hypothesis']}\n    a person said: {each['references'][0]}"
@@ -251,5 +266,7 @@ _SAY: Mapping[str, Callable[[Any, Any], str]] = {
     "extract": _say_extract,
     "train": _say_train,
     "evaluate": _say_evaluate,
+    "export": _say_export,
+    "serve": _say_serve,
     "demo": _say_demo,
 }

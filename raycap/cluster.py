@@ -83,11 +83,11 @@ def connect() -> None:
         options: dict[str, Any] = {}
         if not verbose:
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-            if _is_own():
+            if is_own():
                 os.environ.setdefault(*_NO_TASK_EVENTS)
             # the dashboard of a cluster that lives as long as this process has no visitors, and takes 2% of two cores
             options = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
-        with _on_loopback() if _is_own() else nullcontext():
+        with _on_loopback() if is_own() else nullcontext():
             ray.init(address, **options)
     if not verbose:
         # whatever log_to_driver says, Ray prints what befalls nodes and tasks on standard output, which is for results
@@ -160,7 +160,7 @@ class Capacity:
             now = cls.now()
             return sum(now.cpus) > 0 and now.gpus >= num_gpus
 
-        if not enough() and not _is_own():
+        if not enough() and not is_own():
             say(f"waiting for a node with CPUs{f' and {num_gpus:g} GPUs' if num_gpus else ''} to join the cluster")
             request_resources(bundles=[{"CPU": 1} | ({"GPU": num_gpus} if num_gpus else {})])
             deadline = time.monotonic() + _NODES_WITHIN_S
@@ -180,7 +180,7 @@ class Capacity:
         return sum(int(cpus / threads) for cpus in self.cpus)
 
 
-def _is_own() -> bool:
+def is_own() -> bool:
     """Whether the cluster was started by `connect`, so that no node can join it."""
     return os.environ.get("RAY_ADDRESS", "local") == "local"
 
@@ -194,7 +194,7 @@ def place(workers: WorkersConfig) -> Placement:
     now = Capacity.with_at_least(num_gpus=workers.num_gpus or 0)
     cpus, asked = sum(now.cpus), workers.num_workers
     per_worker = workers.num_gpus if workers.num_gpus is not None else min(1.0, now.gpus)
-    fixed = asked is not None or _is_own()
+    fixed = asked is not None or is_own()
     if per_worker:
         num_workers = asked or max(1, int(now.gpus / per_worker))
         num_cpus = min(1.0, _MODEL_SHARE * cpus / num_workers)

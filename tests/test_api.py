@@ -204,7 +204,7 @@ def test_limits_hold(model: Path, photo_folder: Path) -> None:
 
 
 def test_the_encoder_is_loaded_with_the_first_photo(model: Path, encoder_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no saved model at .*gone"):
+    with pytest.raises(InputError, match=r"no saved model at .*gone"):
         raycap.Captioner.load(model, encoder_file=str(tmp_path / "gone.keras")).caption(np.zeros((4, 4), np.uint8))
     captioner = raycap.Captioner.load(model, encoder_file=str(tmp_path / "gone.keras"))
     captions = captioner.caption_features(np.zeros((1, 48), np.float32), DecodingConfig(), image_ids=["a"])
