@@ -61,9 +61,9 @@ class ServeConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("num_replicas", "max_batch_size", "max_ongoing_requests"):
+        for name in ("num_replicas", "max_batch_size", "max_ongoing_requests", "max_queued_requests"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("num_gpus", "batch_wait_s", "max_queued_requests"):
+        for name in ("num_gpus", "batch_wait_s"):
             _at_least(name, getattr(self, name), 0)
         if self.cpus_per_replica is not None:
             _at_least("cpus_per_replica", self.cpus_per_replica, 1)

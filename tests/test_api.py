@@ -235,9 +235,10 @@ def test_readers_read_what_stages_write(prepared: Path, features: Path, captione
 
 def test_readers_take_uris_and_other_stores(captioned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert raycap.read_captions(captioned.as_uri()).num_rows == 48
-    store = fs.SubTreeFileSystem("/", fs.LocalFileSystem())  # not local, as far as raycap can see
-    monkeypatch.setattr(storage, "resolve", lambda location: (store, location.removeprefix("s3:/")))
-    assert raycap.read_captions(f"s3:/{captioned}").num_rows == 48
+    store = fs.SubTreeFileSystem(str(captioned.parent), fs.LocalFileSystem())  # not local, as far as raycap can see
+    monkeypatch.setattr(storage, "resolve", lambda location: (store, location.removeprefix("s3://")))
+    assert raycap.read_captions(f"s3://{captioned.name}").num_rows == 48
+    assert raycap.read_failures(f"s3://{captioned.name}").num_rows == 1
 
 
 def test_hypotheses_with_and_without_newer_columns(tmp_path: Path) -> None:
