@@ -26,8 +26,8 @@ from raycap.photo_reader import Address, read_photos
 from raycap.schema import PAD_ID
 
 Photo: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
-"""A path or URI, the bytes of a file, what Pillow opened, or `(height, width)`, `(height, width, 3)` or `(height,
-width, 4)` uint8: grey, RGB or RGBA."""
+"""A path or URI, the bytes of a file, what Pillow opened, or an array of uint8: `(height, width)` is grey, with a third
+dimension of 3 it is RGB, of 4 RGBA."""
 
 _PHOTOS_AT_ONCE = 16
 

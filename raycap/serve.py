@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from raycap import errors
 from raycap.cluster import Capacity, connect, is_own
 from raycap.config import DecodingConfig, LimitsConfig
 from raycap.errors import InputError, RaycapError
@@ -126,17 +127,24 @@ def _require_serve() -> None:
 
 
 def _require_room(config: ServeConfig) -> None:
-    cpus = max(Capacity.with_at_least(num_gpus=config.num_gpus * config.num_replicas).cpus)
-    if (config.cpus_per_replica or 1) > cpus:
-        raise InputError(f"--cpus-per-replica is {config.cpus_per_replica}; the largest node has {cpus:g}")
-    if not is_own():
-        return
-    with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as probe:
+    now = Capacity.with_at_least(num_gpus=config.num_gpus * config.num_replicas)
+    each = config.cpus_per_replica or 1
+    if each > max(now.cpus) or (is_own() and each * config.num_replicas > sum(now.cpus)):
+        raise InputError(
+            f"{config.num_replicas} replicas of {each} CPUs have no room in {sum(now.cpus):g} CPUs, of which a node has "
+            f"{max(now.cpus):g} at most; give fewer --num-replicas or --cpus-per-replica"
+        )
+    if is_own():
+        _require_free(config.host, config.port)
+
+
+def _require_free(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((config.host, config.port))
+            probe.bind((host, port))
         except OSError as error:
-            raise InputError(f"cannot listen on {config.host}, port {config.port}: {error}; give --port") from error
+            raise InputError(f"cannot listen on {host}, port {port}: {error}; give another --port or --host") from error
 
 
 def _reason(status: Any, error: Exception) -> RaycapError:
@@ -144,7 +152,11 @@ def _reason(status: Any, error: Exception) -> RaycapError:
     application = status.applications.get(APPLICATION)
     messages = [each.message for each in application.deployments.values()] if application else []
     found = _OUR_ERROR.findall("\n".join([*messages, str(error)]))
-    return RaycapError(found[-1][1] if found else f"the server could not be started: {error}")
+    if not found:
+        return RaycapError(f"the server could not be started: {error}")
+    name, message = found[-1]
+    kind: type[RaycapError] = getattr(errors, name, RaycapError)
+    return kind(message)
 
 
 def _watch() -> None:

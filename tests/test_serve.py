@@ -26,7 +26,7 @@ from starlette.requests import Request
 from raycap import serve as module
 from raycap.captioner import Captioner
 from raycap.config import DecodingConfig, LimitsConfig
-from raycap.errors import InputError, RaycapError
+from raycap.errors import InputError
 from raycap.serve import build_app, running
 from raycap.tool_config import ServeConfig
 from raycap.uploads import photo_in_form
@@ -150,6 +150,13 @@ def test_health_and_what_is_not_there(port: int) -> None:
     assert ask(port, method="GET", path="/nothing")[0] == 404
     status, headers, _ = ask(port, b"", path="/healthz")
     assert (status, headers["allow"]) == (405, "GET")
+
+
+def test_it_listens_on_loopback_alone(port: int) -> None:
+    import psutil
+
+    listening = [each for each in psutil.net_connections("tcp") if each.status == "LISTEN" and each.laddr.port == port]
+    assert {each.laddr.ip for each in listening} == {"127.0.0.1"}
 
 
 def test_a_full_queue_says_come_again(port: int, photo_folder: Path) -> None:
@@ -293,10 +300,21 @@ def test_no_more_is_read_than_is_allowed_and_nobody_waits_for_ever(model: Path, 
         (b'--b\r\ncontent-disposition: form-data; filename="a\r\n\r\nx"\r\n--b--', b'x"'),
         (b"--b\r\nContent-Disposition: form-data\r\n\r\n1\r\nA: b\r\n" + FILE + b"\r\n\r\n\r\n--b--", b""),
         (FILE + b"\r\n\r\ncut short", None),
+        (b"--b\r\n" * 40 + FILE + b"\r\n\r\nx\r\n--b--", None),
+        (FILE + b"\r\nA: " + b"a" * 20_000 + b"\r\n\r\nx\r\n--b--", None),
         (b"--c\r\n\r\n", None),
         (b"", None),
     ],
-    ids=["bytes as they are", "odd quotes", "second part", "cut short", "another boundary", "empty"],
+    ids=[
+        "bytes as they are",
+        "odd quotes",
+        "second part",
+        "cut short",
+        "too many parts",
+        "long head",
+        "another boundary",
+        "empty",
+    ],
 )
 def test_forms(content: bytes, expected: bytes | None) -> None:
     assert photo_in_form(content, "multipart/form-data; boundary=b") == expected
@@ -326,6 +344,7 @@ def test_wrong_args_of_a_serve_config_are_said(options: dict[str, Any], says: st
 def test_a_serve_config_builds_the_application(model: Path) -> None:
     """As docs/serving.md shows it."""
     import yaml
+    from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
     from ray.serve.schema import ServeDeploySchema
 
     text = (Path(__file__).parents[1] / "docs/serving.md").read_text()
@@ -333,7 +352,8 @@ def test_a_serve_config_builds_the_application(model: Path) -> None:
     parsed = ServeDeploySchema(**yaml.safe_load(written))
     [application] = parsed.applications
     assert application.import_path == "raycap.serve:build_app"
-    built = build_app(application.args | {"model": str(model)})
+    args = application.args | {"model": str(model)}
+    built = call_user_app_builder_with_args_if_necessary(build_app, args)  # as Serve does it
     assert built._bound_deployment.name == "captioner"
     assert built._bound_deployment.max_queued_requests == 128
 
@@ -341,9 +361,11 @@ def test_a_serve_config_builds_the_application(model: Path) -> None:
 def test_a_port_that_is_taken_is_said(ray_cluster: None, model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         wanted = config(model, taken.getsockname()[1])
-        with pytest.raises(InputError, match="give --port"), running(wanted):
+        with pytest.raises(InputError, match="give another --port"), running(wanted):
             pass
-    with pytest.raises(InputError, match="--cpus-per-replica is 1000"), running(config(model, cpus_per_replica=1000)):
+    with pytest.raises(InputError, match="have no room"), running(config(model, cpus_per_replica=1000)):
+        pass
+    with pytest.raises(InputError, match="1000 replicas"), running(config(model, num_replicas=1000)):
         pass
 
 
@@ -357,7 +379,7 @@ def test_without_ray_serve_there_is_a_way_out(model: Path, monkeypatch: pytest.M
 def test_a_model_that_cannot_be_loaded_ends_with_its_own_error(ray_cluster: None, model: Path, tmp_path: Path) -> None:
     gone = str(tmp_path / "gone.keras")
     wanted = config(model, free_port(), encoder_file=gone)
-    with pytest.raises(RaycapError, match=f"there is no saved model at {gone}"), running(wanted):
+    with pytest.raises(InputError, match=f"there is no saved model at {gone}"), running(wanted):
         pass
 
 
