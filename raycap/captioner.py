@@ -146,6 +146,7 @@ class Captioner:
         Raises:
             ImageError: of a photo that cannot be used, if `errors` is `raise`.
             ImageShapeError: if an array is no photo.
+            TypeError: if something else is none.
             InputError: if an option has no such value.
             WeightsError: if the encoder's weights cannot be had.
             EncoderMismatchError: if they are not those that the bundle was trained with.
@@ -250,10 +251,14 @@ def _contents(photos: Iterable[Photo], limits: LimitsConfig) -> Iterator[bytes |
     """Yield what each photo is to be decoded from; files are read a few ahead."""
     read = read_photos([Address(_location(each)) for each in photos if isinstance(each, str | os.PathLike)], limits)
     for photo in photos:
-        if isinstance(photo, bytes | Image.Image):
+        if isinstance(photo, str | os.PathLike):
+            yield next(read)
+        elif isinstance(photo, np.ndarray):
+            yield _from_array(photo)
+        elif isinstance(photo, bytes | Image.Image):
             yield photo
         else:
-            yield _from_array(photo) if isinstance(photo, np.ndarray) else next(read)
+            raise TypeError(f"a photo is a path, bytes, a Pillow image or an array, not {type(photo).__name__}")
 
 
 def _is_array_of_one(photos: Any) -> bool:

@@ -131,7 +131,7 @@ def _require_room(config: ServeConfig) -> None:
     each = config.cpus_per_replica or 1
     if each > max(now.cpus) or (is_own() and each * config.num_replicas > sum(now.cpus)):
         raise InputError(
-            f"{config.num_replicas} replicas of {each} CPUs have no room in {sum(now.cpus):g} CPUs, of which a node has "
+            f"{config.num_replicas} replicas of {each} CPUs have no room in {sum(now.cpus):g} CPUs, where a node has "
             f"{max(now.cpus):g} at most; give fewer --num-replicas or --cpus-per-replica"
         )
     if is_own():

@@ -185,6 +185,8 @@ def test_bad_photos_raise_their_error_or_are_returned_in_place(
             captioner.caption(wrong, errors="return")
     with pytest.raises(InputError, match="--beam-width is 0"):
         captioner.caption(good, beam_width=0)
+    with pytest.raises(TypeError, match="not NoneType"):
+        captioner.caption([good, None], errors="return")
     with pytest.raises(TypeError, match="beam"):
         captioner.caption(good, beam=3)
 
