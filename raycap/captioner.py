@@ -164,11 +164,11 @@ class Captioner:
         results: list[PhotoCaption | ImageError] = []
         while images := list(islice(decoded, _PHOTOS_AT_ONCE)):
             good: list[NDArray[np.uint8]] = []
-            image_ids: list[str] = []
+            image_ids: list[str | None] = []
             for number, image in enumerate(images, start=len(results)):
                 if isinstance(image, DecodedImage):
                     good.append(image.pixels)
-                    image_ids.append(names[number] or pixels_id(image.pixels))
+                    image_ids.append(names[number])
                 elif raises:
                     raise type(image)(f"{names[number] or f'photo {number}'}: {image}")
             captions = iter(self.caption_pixels(good, decoding, image_ids=image_ids))
@@ -176,20 +176,23 @@ class Captioner:
         return results
 
     def caption_pixels(
-        self, pixels: Sequence[NDArray[np.uint8]], decoding: DecodingConfig, *, image_ids: Sequence[str]
+        self, pixels: Sequence[NDArray[np.uint8]], decoding: DecodingConfig, *, image_ids: Sequence[str | None]
     ) -> list[PhotoCaption]:
         """Return the captions of photos that were decoded for the bundle's encoder.
 
         Args:
             pixels: `(height, width, 3)` uint8 each, RGB, of the encoder's size.
             decoding: how to search or draw.
-            image_ids: of the photos; with the seed they decide what is drawn.
+            image_ids: of the photos; with the seed they decide what is drawn. For None that is a hash of the pixels.
         """
+        names = [
+            name or hashlib.sha256(each.tobytes()).hexdigest() for name, each in zip(image_ids, pixels, strict=True)
+        ]
         results: list[PhotoCaption] = []
 
         def speak(rows: NDArray[np.intp]) -> list[list[GeneratedCaption]]:
             features = self.encoder.encode(np.stack([pixels[row] for row in rows]))
-            return self.caption_features(features, decoding, image_ids=[image_ids[row] for row in rows])
+            return self.caption_features(features, decoding, image_ids=[names[row] for row in rows])
 
         for _, found in BatchSizer(_PHOTOS_AT_ONCE).run(speak, np.arange(len(pixels))):
             results += [PhotoCaption(*best, tuple(others)) for best, *others in found]
@@ -278,8 +281,3 @@ def _from_array(photo: NDArray[np.uint8]) -> Image.Image:
 def _name(photo: Photo) -> str | None:
     """Return what `raycap caption` calls a file by, and knows it by in sampling; None for what is no file."""
     return as_utf8(file_name(_location(photo))) if isinstance(photo, str | os.PathLike) else None
-
-
-def pixels_id(pixels: NDArray[np.uint8]) -> str:
-    """Return what sampling knows a photo without a name by."""
-    return hashlib.sha256(pixels.tobytes()).hexdigest()

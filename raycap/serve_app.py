@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 from ray import serve
 from ray.serve.config import BackpressureConfig
 from starlette.requests import Request
@@ -38,8 +39,6 @@ class CaptionService:
         Raises:
             RaycapError: see `Captioner.load` and `Captioner.caption`.
         """
-        import numpy as np
-
         from raycap.captioner import Captioner
 
         self._config = config
@@ -71,7 +70,9 @@ class CaptionService:
         return {"/": {"GET": self._page, "POST": self._caption}, "/healthz": {"GET": self._health}}
 
     async def _page(self, _: Request) -> Response:
-        return Response(page(), media_type="text/html", headers=_HEADERS | PAGE_HEADERS)
+        return Response(
+            page(max_bytes=self._config.limits.max_bytes), media_type="text/html", headers=_HEADERS | PAGE_HEADERS
+        )
 
     async def _health(self, _: Request) -> Response:
         return JSONResponse({"status": "ok"}, headers=_HEADERS)
@@ -109,12 +110,9 @@ class CaptionService:
     @serve.batch  # type: ignore[untyped-decorator]
     async def _speak(self, images: Sequence[DecodedImage]) -> Sequence[Any]:
         """Caption photos of several requests in one model call; Ray Serve brings them together."""
-        from raycap.captioner import pixels_id
-
-        pixels = [each.pixels for each in images]
-        image_ids = [pixels_id(each) for each in pixels]
+        pixels, nameless = [each.pixels for each in images], [None] * len(images)
         speak = self._captioner.caption_pixels
-        return await asyncio.to_thread(speak, pixels, self._config.decoding, image_ids=image_ids)
+        return await asyncio.to_thread(speak, pixels, self._config.decoding, image_ids=nameless)
 
     def _failed(self, status: int, kind: str, message: str) -> Response:
         self._count(failed=1)

@@ -11,14 +11,15 @@ _INLINE = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
 
 
 @cache
-def page() -> str:
-    """Return the page: one file, without anything from elsewhere."""
-    return resources.files("raycap").joinpath("serve_page.html").read_text(encoding="utf-8")
+def page(*, max_bytes: int) -> str:
+    """Return the page: one file, without anything from elsewhere; it sends no photo of more than `max_bytes`."""
+    text = resources.files("raycap").joinpath("serve_page.html").read_text(encoding="utf-8")
+    return text.replace('data-max-bytes=""', f'data-max-bytes="{max_bytes}"')
 
 
 def _policy() -> str:
     """Return what the page may load: itself, the photo that is picked, and nothing of another's."""
-    digests = {kind: hashlib.sha256(code.encode()).digest() for kind, code in _INLINE.findall(page())}
+    digests = {kind: hashlib.sha256(code.encode()).digest() for kind, code in _INLINE.findall(page(max_bytes=0))}
     allowed = {kind: f"'sha256-{base64.b64encode(digest).decode()}'" for kind, digest in digests.items()}
     return (
         f"default-src 'none'; script-src {allowed['script']}; style-src {allowed['style']}; img-src blob:; "

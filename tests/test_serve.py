@@ -226,6 +226,9 @@ def test_a_person_picks_a_photo_and_reads_its_caption(
     (tmp_path / "broken.jpg").write_text("no photo")
     browser.find_element("id", "file").send_keys(str(tmp_path / "broken.jpg"))
     assert text_of(browser, ".bad").startswith("not an image")
+    (tmp_path / "large.jpg").write_bytes(b"-" * (LIMITS.max_bytes + 1))
+    browser.find_element("id", "file").send_keys(str(tmp_path / "large.jpg"))
+    assert "more than 0.1 MB" in text_of(browser, ".bad")
 
 
 def test_a_photo_can_be_dropped(port: int, browser: Any, captioner: Captioner, photo_folder: Path) -> None:
