@@ -9,12 +9,12 @@ import dataclasses
 import importlib.util
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import keras
 import numpy as np
 
 from raycap.devices import configure
@@ -91,6 +91,7 @@ def convertible(model: Any) -> Any:
 
     Padding stays masked: a padded place repeats the answer of the place before it.
     """
+    import keras  # here, so that `devices` is the first to load it
 
     def clone(layer: Any) -> Any:
         options = layer.get_config()
@@ -135,7 +136,9 @@ def _write_savedmodel(model: Any, path: Path) -> None:
 
 
 def _write_onnx(model: Any, path: Path) -> None:
-    convertible(model).export(path, format="onnx", verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras mends tf2onnx for newer versions of numpy, which warn of it
+        convertible(model).export(path, format="onnx", verbose=False)
 
 
 _WRITERS: dict[str, Callable[[Any, Path], None]] = {
