@@ -1,17 +1,35 @@
-"""A bundle at work: features to captions; knows neither Ray nor where features come from."""
+"""A bundle at work: photos, or their features, to captions; knows no Ray, and nothing of how features are stored."""
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from raycap.config import DecodingConfig
+from raycap.batching import BatchSizer
+from raycap.config import DecodingConfig, LimitsConfig
 from raycap.decoding import sample, search
+from raycap.devices import configure
+from raycap.encoder import Encoder, reload_encoder
+from raycap.errors import ImageError, ImageShapeError
+from raycap.images import DecodedImage
+from raycap.locations import absolute, as_utf8, file_name
 from raycap.model import Bundle
 from raycap.next_word import NextWord
+from raycap.photo_decoder import PhotoDecoder
+from raycap.photo_reader import Address, read_photos
 from raycap.schema import PAD_ID
+
+Photo: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+"""A path or URI, the bytes of a file, what Pillow opened, or an array of uint8: `(height, width)` is grey, with a third
+dimension of 3 it is RGB, of 4 RGBA."""
+
+_PHOTOS_AT_ONCE = 16
 
 
 class GeneratedCaption(NamedTuple):
@@ -28,23 +46,157 @@ class GeneratedCaption(NamedTuple):
     num_tokens: int
 
 
-class Captioner:
-    """Captions photos by their features."""
+class PhotoCaption(NamedTuple):
+    """What a model says of one photo.
 
-    def __init__(self, bundle: Bundle, *, num_threads: int | None = None) -> None:
+    Attributes:
+        caption: the best caption's words, joined by spaces.
+        log_prob: natural log of its probability, the end token's included.
+        num_tokens: words.
+        alternatives: the captions after it, best first, where more than one was asked for.
+    """
+
+    caption: str
+    log_prob: float
+    num_tokens: int
+    alternatives: tuple[GeneratedCaption, ...] = ()
+
+
+class Captioner:
+    """Captions photos, or their features, with one bundle; the encoder is loaded when the first photo comes.
+
+    Example:
+        captioner = raycap.Captioner.load("work/model")
+        captioner.caption("holiday/beach.jpg").caption
+        captioner.caption(["a.jpg", "b.jpg"], beam_width=5, num_captions=3)
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        encoder_file: str | None = None,
+        limits: LimitsConfig | None = None,
+        num_threads: int | None = None,
+    ) -> None:
         """Take a bundle that is in memory.
 
         Args:
             bundle: the model.
+            encoder_file: where the encoder's saved model or weights file is now, if not where it was at extract.
+            limits: what a photo may cost.
             num_threads: that captioning may take; None for one a core.
         """
         self.bundle = bundle
+        self.decoder = PhotoDecoder.of(bundle.card.encoder, limits or LimitsConfig())
+        self._encoder_file = encoder_file
         self._next_word = NextWord(bundle.model, num_threads=num_threads)
 
     @classmethod
-    def load(cls, location: str, *, num_threads: int | None = None) -> Self:
-        """Load the bundle at `location`; for errors see `Bundle.load`."""
-        return cls(Bundle.load(location), num_threads=num_threads)
+    def load(
+        cls,
+        location: str | os.PathLike[str],
+        *,
+        encoder_file: str | None = None,
+        limits: LimitsConfig | None = None,
+        num_threads: int | None = None,
+    ) -> Self:
+        """Load a bundle: its location, or train's `--out`; for the rest see the constructor, for errors `Bundle.load`.
+
+        The first call in a process sets TensorFlow's threads.
+        """
+        configure(num_threads)
+        encoder_file = encoder_file and absolute(encoder_file)
+        bundle = Bundle.load(absolute(os.fspath(location)))
+        return cls(bundle, encoder_file=encoder_file, limits=limits, num_threads=num_threads)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder that the bundle was trained with; for the errors of loading it see `reload_encoder`."""
+        return reload_encoder(self.bundle.card.encoder, file=self._encoder_file)
+
+    # fmt: off
+    @overload
+    def caption(self, photos: Photo, *, errors: Literal["raise"] = ..., **options: Any) -> PhotoCaption: ...
+    @overload
+    def caption(self, photos: Photo, *, errors: Literal["return"], **options: Any) -> PhotoCaption | ImageError: ...
+    @overload
+    def caption(
+        self, photos: Iterable[Photo], *, errors: Literal["raise"] = ..., **options: Any
+    ) -> list[PhotoCaption]: ...
+    @overload
+    def caption(
+        self, photos: Iterable[Photo], *, errors: Literal["return"], **options: Any
+    ) -> list[PhotoCaption | ImageError]: ...
+    # fmt: on
+    def caption(
+        self, photos: Photo | Iterable[Photo], *, errors: Literal["raise", "return"] = "raise", **options: Any
+    ) -> Any:
+        """Caption a photo, or several; the captions are those of `raycap caption`.
+
+        Args:
+            photos: one photo, or any number of them, of any of the kinds of `Photo`.
+            errors: what becomes of a photo that cannot be used: its error is raised, which ends the call, or returned
+                in its place.
+            options: fields of `DecodingConfig`, such as `beam_width=5` or `num_captions=3`.
+
+        Returns:
+            For one photo its caption; for several a list, in their order.
+
+        Raises:
+            ImageError: of a photo that cannot be used, if `errors` is `raise`.
+            ImageShapeError: if an array is no photo.
+            TypeError: if something else is none.
+            InputError: if an option has no such value.
+            WeightsError: if the encoder's weights cannot be had.
+            EncoderMismatchError: if they are not those that the bundle was trained with.
+        """
+        decoding = DecodingConfig(**options)
+        if isinstance(photos, str | os.PathLike | bytes | Image.Image) or _is_array_of_one(photos):
+            return self._caption([cast(Photo, photos)], decoding, raises=errors == "raise")[0]
+        return self._caption(list(photos), decoding, raises=errors == "raise")
+
+    def _caption(
+        self, photos: Sequence[Photo], decoding: DecodingConfig, *, raises: bool
+    ) -> list[PhotoCaption | ImageError]:
+        names = [_name(photo) for photo in photos]
+        decoded = self.decoder.decode(_contents(photos, self.decoder.limits))
+        results: list[PhotoCaption | ImageError] = []
+        while images := list(islice(decoded, _PHOTOS_AT_ONCE)):
+            good: list[NDArray[np.uint8]] = []
+            image_ids: list[str | None] = []
+            for number, image in enumerate(images, start=len(results)):
+                if isinstance(image, DecodedImage):
+                    good.append(image.pixels)
+                    image_ids.append(names[number])
+                elif raises:
+                    raise type(image)(f"{names[number] or f'photo {number}'}: {image}")
+            captions = iter(self.caption_pixels(good, decoding, image_ids=image_ids))
+            results += [each if isinstance(each, ImageError) else next(captions) for each in images]
+        return results
+
+    def caption_pixels(
+        self, pixels: Sequence[NDArray[np.uint8]], decoding: DecodingConfig, *, image_ids: Sequence[str | None]
+    ) -> list[PhotoCaption]:
+        """Return the captions of photos that were decoded for the bundle's encoder.
+
+        Args:
+            pixels: `(height, width, 3)` uint8 each, RGB, of the encoder's size.
+            decoding: how to search or draw.
+            image_ids: of the photos; with the seed they decide what is drawn. For None that is a hash of the pixels.
+        """
+        names = [
+            name or hashlib.sha256(each.tobytes()).hexdigest() for name, each in zip(image_ids, pixels, strict=True)
+        ]
+        results: list[PhotoCaption] = []
+
+        def speak(rows: NDArray[np.intp]) -> list[list[GeneratedCaption]]:
+            features = self.encoder.encode(np.stack([pixels[row] for row in rows]))
+            return self.caption_features(features, decoding, image_ids=[names[row] for row in rows])
+
+        for _, found in BatchSizer(_PHOTOS_AT_ONCE).run(speak, np.arange(len(pixels))):
+            results += [PhotoCaption(*best, tuple(others)) for best, *others in found]
+        return results
 
     def caption_features(
         self, features: NDArray[np.float32], decoding: DecodingConfig, *, image_ids: Sequence[str]
@@ -96,3 +248,36 @@ def _uniforms(image_ids: Sequence[str], seed: int, shape: tuple[int, int]) -> ND
     digests = (hashlib.sha256(image_id.encode()).digest()[:8] for image_id in image_ids)
     generators = (np.random.default_rng([seed, int.from_bytes(digest)]) for digest in digests)
     return np.stack([generator.random(shape) for generator in generators])
+
+
+def _contents(photos: Iterable[Photo], limits: LimitsConfig) -> Iterator[bytes | Image.Image | ImageError]:
+    """Yield what each photo is to be decoded from; files are read a few ahead."""
+    read = read_photos([Address(_location(each)) for each in photos if isinstance(each, str | os.PathLike)], limits)
+    for photo in photos:
+        if isinstance(photo, str | os.PathLike):
+            yield next(read)
+        elif isinstance(photo, np.ndarray):
+            yield _from_array(photo)
+        elif isinstance(photo, bytes | Image.Image):
+            yield photo
+        else:
+            raise TypeError(f"a photo is a path, bytes, a Pillow image or an array, not {type(photo).__name__}")
+
+
+def _is_array_of_one(photos: Any) -> bool:
+    return isinstance(photos, np.ndarray) and photos.ndim in (2, 3)
+
+
+def _location(path: str | os.PathLike[str]) -> str:
+    return absolute(os.fspath(path))
+
+
+def _from_array(photo: NDArray[np.uint8]) -> Image.Image:
+    if photo.dtype != np.uint8 or photo.ndim not in (2, 3) or (photo.ndim == 3 and photo.shape[2] not in (3, 4)):
+        raise ImageShapeError(f"a photo is (height, width, 3) uint8, not {photo.shape} {photo.dtype}")
+    return Image.fromarray(photo)
+
+
+def _name(photo: Photo) -> str | None:
+    """Return what `raycap caption` calls a file by, and knows it by in sampling; None for what is no file."""
+    return as_utf8(file_name(_location(photo))) if isinstance(photo, str | os.PathLike) else None

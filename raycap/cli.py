@@ -13,8 +13,10 @@ from raycap.progress import is_quiet, printable, say, show, show_json
 
 if TYPE_CHECKING:
     from raycap.demo import DemoResult
+    from raycap.export import ExportResult
     from raycap.reporting.report import ReportResult
     from raycap.scores import EvaluateResult
+    from raycap.serve import ServeResult
     from raycap.stages.caption import CaptionPlan, CaptionResult
     from raycap.stages.extract import ExtractResult
     from raycap.stages.prepare import PrepareResult
@@ -26,10 +28,16 @@ _STAGES: Mapping[str, tuple[str, str]] = {
     "train": ("TrainConfig", "the merge model, with Ray Train"),
     "evaluate": ("EvaluateConfig", "captions of a split and their scores, with Ray Data"),
     "caption": ("CaptionConfig", "captions of new photos, with Ray Data"),
+    "export": ("ExportConfig", "a model for programs without raycap: Keras, SavedModel, ONNX"),
+    "serve": ("ServeConfig", "captions over HTTP and on a page, with Ray Serve"),
     "demo": ("DemoConfig", "all of it, on a built-in dataset"),
     "report": ("ReportConfig", "scores, plots and a gallery of a run as one HTML file, or of two side by side"),
 }
-_TOOLS: Mapping[str, str] = {"report": "raycap.reporting.report"}  # commands that are no stage, and where they are
+_TOOLS: Mapping[str, str] = {
+    "report": "raycap.reporting.report",
+    "export": "raycap.export",
+    "serve": "raycap.serve",
+}  # commands that are no stage, and where they are
 _EXIT_DONE, _EXIT_FAILED, _EXIT_INPUT, _EXIT_PHOTOS_FAILED, _EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 _SWITCHES = {"--verbose": "RAYCAP_VERBOSE", "--quiet": "RAYCAP_QUIET", "--json": "RAYCAP_JSON"}
 
@@ -229,6 +237,15 @@ def _say_plan(planned: "CaptionPlan", config: Any) -> str:
     )
 
 
+def _say_export(result: "ExportResult", _: Any) -> str:
+    what = f"{result.feature_dim:,} numbers of {printable(result.encoder)} and words so far"
+    return f"{result.location}: {what}, to the next of {result.vocab_size:,} words; docs/formats.md shows its use"
+
+
+def _say_serve(result: "ServeResult", _: Any) -> str:
+    return f"stopped after {result.served_s:,.0f} s"
+
+
 def _say_demo(result: "DemoResult", config: Any) -> str:
     examples = [
         f"{printable(each['image_id'])}: {each['hypothesis']}\n    a person said: {each['references'][0]}"
@@ -253,6 +270,8 @@ _SAY: Mapping[str, Callable[[Any, Any], str]] = {
     "extract": _say_extract,
     "train": _say_train,
     "evaluate": _say_evaluate,
+    "export": _say_export,
+    "serve": _say_serve,
     "demo": _say_demo,
     "report": _say_report,
 }

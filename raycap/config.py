@@ -265,8 +265,9 @@ class PhotosConfig:
 class OutputConfig:
     """What captions are written as, and what becomes of those that are there."""
 
-    formats: tuple[Literal["parquet", "jsonl", "csv"], ...] = ("parquet",)
-    """`jsonl` and `csv` are one file each; Parquet is always written too, as the record of what is done."""
+    formats: tuple[Literal["parquet", "jsonl", "csv", "imagefolder", "coco"], ...] = ("parquet",)
+    """`jsonl`, `csv`, `imagefolder` (Hugging Face's metadata.jsonl) and `coco` (results) are one file each; Parquet is
+    always written too, as the record of what is done."""
     sidecars: str | None = None
     """Write NAME.txt too: `beside` each photo, or into a folder that mirrors the photos' tree."""
     overwrite_sidecars: bool = False

@@ -3,7 +3,7 @@
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -53,7 +53,7 @@ class DecodedImage(NamedTuple):
 
 
 def decode_image(
-    content: bytes,
+    content: bytes | Image.Image,
     *,
     height_px: int,
     width_px: int,
@@ -66,7 +66,8 @@ def decode_image(
     Of an animation the first frame is taken; transparency is dropped; 16 bits a channel are scaled to 8.
 
     Args:
-        content: the file.
+        content: the file; or a photo that Pillow holds, which is neither closed nor, with `fast`, scaled as it is
+            decoded.
         height_px: wanted.
         width_px: wanted.
         exif_orientation: turn the photo as its EXIF orientation says.
@@ -81,7 +82,7 @@ def decode_image(
     """
     with _opened(content, max_pixels) as image:
         width, height = image.size
-        if fast:
+        if fast and image is not content:
             _draft(image, max(width_px, height_px))
         rgb = _upright_rgb(image, exif_orientation)
         if rgb.size != (width_px, height_px):
@@ -113,20 +114,20 @@ def decode_thumbnail(content: bytes, *, longest_px: int, max_pixels: int | None 
 
 
 @contextmanager
-def _opened(content: bytes, max_pixels: int | None) -> Iterator[Image.Image]:
-    """Open a photo; what goes wrong with it while it is open is an `ImageError`."""
-    if not content:
+def _opened(content: bytes | Image.Image, max_pixels: int | None) -> Iterator[Image.Image]:
+    """Open a photo, or take one that is; what goes wrong with it while it is open is an `ImageError`."""
+    if content == b"":
         raise ImageEmptyError("the file is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of what max_pixels decides, and of EXIF it can do without
-            with Image.open(io.BytesIO(content)) as image:
+            with _image(content) as image:
                 _check_size(image, max_pixels)
                 yield image
     except ImageError:
         raise
     except UnidentifiedImageError:
-        if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
+        if _is_heif(content) and "HEIF" not in Image.OPEN:
             raise ImageDecodeError("HEIC, which needs pillow-heif: pip install raycap[heif]") from None
         raise ImageDecodeError("not an image, or of a kind that Pillow does not know") from None
     except Image.DecompressionBombError as error:
@@ -141,6 +142,14 @@ def _draft(image: Image.Image, side_px: int) -> None:
     """Have a JPEG decoded at the least fraction at which neither side is shorter than `side_px`."""
     if isinstance(image, JpegImageFile):
         image.draft(None, (side_px, side_px))
+
+
+def _image(content: bytes | Image.Image) -> AbstractContextManager[Image.Image]:
+    return nullcontext(content) if isinstance(content, Image.Image) else Image.open(io.BytesIO(content))
+
+
+def _is_heif(content: bytes | Image.Image) -> bool:
+    return isinstance(content, bytes) and content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS
 
 
 def _check_size(image: Image.Image, max_pixels: int | None) -> None:

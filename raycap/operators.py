@@ -5,7 +5,6 @@ Nothing here knows Ray. TensorFlow is imported where a model is held, in the con
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,17 +13,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raycap.batching import BatchSizer
-from raycap.config import DecodingConfig, LimitsConfig
+from raycap.config import DecodingConfig
 from raycap.encoder_card import EncoderCard
 from raycap.errors import ImageError, InputError, RaycapError
 from raycap.features import feature_array, to_array
-from raycap.images import DecodedImage, decode_image
-from raycap.photo_reader import addresses, read_photos, too_late
+from raycap.photo_decoder import PhotoDecoder
+from raycap.photo_reader import addresses, read_photos
 from raycap.runs import require_record
 from raycap.schema import ALTERNATIVES, GENERATED, feature_schema
 from raycap.shards import ShardedOutput, shard_name
 from raycap.sidecars import Sidecars
-from raycap.time_limit import map_ahead
 
 Operator = Callable[[pa.Table], pa.Table]
 
@@ -34,26 +32,13 @@ _THREADS_A_CORE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodePhotos:
+class DecodePhotos(PhotoDecoder):
     """Read and decode photos.
 
     Reads the columns of `PHOTO_LISTING`, of which all but `image_id` and `uri` may be absent; adds `image` (height x
     width x 3 bytes, RGB), `width`, `height` of the photo as it was, and `error_type` and `error_message`, null for a
     photo that went well.
-
-    Attributes:
-        height_px: of the photo that the encoder sees.
-        width_px: likewise.
-        exif_orientation: turn photos as their EXIF orientation says.
-        fast: decode JPEG photos at a fraction of their size.
-        limits: what a photo may cost.
     """
-
-    height_px: int
-    width_px: int
-    exif_orientation: bool
-    fast: bool = False
-    limits: LimitsConfig
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return `table` with the columns added."""
@@ -61,10 +46,7 @@ class DecodePhotos:
         pixels = np.zeros((len(table), self.height_px, self.width_px, 3), np.uint8)
         sizes = np.zeros((len(table), 2), np.int32)
         errors: list[ImageError | None] = []
-        contents = read_photos(addresses(table), self.limits)
-        late = partial(too_late, self.limits)
-        decoded = map_ahead(self._decode, contents, ahead=1, limit_s=self.limits.photo_timeout_s, late=late)
-        for row, image in enumerate(decoded):
+        for row, image in enumerate(self.decode(read_photos(addresses(table), self.limits))):
             if isinstance(image, ImageError):
                 errors.append(image)
             else:
@@ -79,21 +61,6 @@ class DecodePhotos:
             "error_message": pa.array([error and str(error) for error in errors], pa.string()),
         }
         return _with_columns(table, columns)
-
-    def _decode(self, content: bytes | ImageError) -> DecodedImage | ImageError:
-        if isinstance(content, ImageError):
-            return content
-        try:
-            return decode_image(
-                content,
-                height_px=self.height_px,
-                width_px=self.width_px,
-                exif_orientation=self.exif_orientation,
-                fast=self.fast,
-                max_pixels=self.limits.max_pixels,
-            )
-        except ImageError as error:
-            return error
 
 
 class _ModelHolder:

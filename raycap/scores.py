@@ -8,6 +8,7 @@ from typing import Any
 from raycap.errors import FormatError, InputError
 from raycap.locations import join
 from raycap.runs import read_run
+from raycap.schema import HYPOTHESES_FILE, SCORES_FILE
 from raycap.storage import read_json, read_schema, read_table
 
 Scores = Mapping[str, Mapping[str, float]]

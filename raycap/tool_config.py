@@ -1,10 +1,11 @@
 """Options of the commands that are no stage: their names, types, defaults and help. Knows nothing else."""
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
+from raycap.config import DecodingConfig, LimitsConfig
 from raycap.errors import InputError
 
 
@@ -34,6 +35,80 @@ class ReportConfig:
         if len(self.runs) not in {1, 2}:
             raise InputError(f"{len(self.runs)} runs are given; give one to report on, or two to compare")
         for name, least in (("max_thumbnails", 0), ("thumbnail_px", 16), ("max_photos", 1)):
-            value = getattr(self, name)
-            if value < least:
-                raise InputError(f"--{name.replace('_', '-')} is {value}; give {least} or more")
+            _at_least(name, getattr(self, name), least)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a trained model in a form that needs no raycap: Keras, SavedModel or ONNX.
+
+    Example: raycap export --model work/model --to onnx --out work/onnx
+    """
+
+    model: str
+    """What train wrote, or its bundle."""
+    to: Literal["keras", "savedmodel", "onnx"]
+    """`keras` is one file for keras.models.load_model; `savedmodel` a folder for TensorFlow; `onnx` one file."""
+    out: str
+    """Folder to write: model.keras, saved_model/ or model.onnx; tokenizer.json, card.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """Caption photos over HTTP, with Ray Serve, and on a page where a person drops one; ends with Ctrl-C.
+
+    Example: raycap serve --model work/model
+
+    Example: curl --data-binary @photo.jpg http://127.0.0.1:8000/
+    """
+
+    model: str
+    """What train wrote, or its bundle."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines in. There is no password: put a proxy with one before it."""
+    port: int = 8000
+    """Port to listen on."""
+    encoder_file: str | None = None
+    """Where the encoder's saved model or weights file is now, if not where it was at extract."""
+    num_replicas: int = 1
+    """Processes that hold the model and share the photos."""
+    num_gpus: float = 0.0
+    """GPUs of each replica."""
+    cpus_per_replica: int | None = None
+    """Cores of each replica; by default TensorFlow takes what there are."""
+    max_batch_size: int = 16
+    """Photos a model call at most."""
+    batch_wait_s: float = 0.02
+    """Seconds that a photo waits at most for others to join its model call."""
+    max_ongoing_requests: int = 32
+    """Photos that a replica works on or batches at once."""
+    max_queued_requests: int = 128
+    """Photos that wait beyond those; further ones are told to come again later (503)."""
+    request_timeout_s: float = 60.0
+    """Seconds that a photo may take from its first byte to its caption."""
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    limits: LimitsConfig = field(
+        default_factory=lambda: LimitsConfig(max_pixels=50_000_000, max_bytes=20 * 2**20, photo_timeout_s=10.0)
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("num_replicas", "max_batch_size", "max_ongoing_requests", "max_queued_requests"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("num_gpus", "batch_wait_s"):
+            _at_least(name, getattr(self, name), 0)
+        if self.cpus_per_replica is not None:
+            _at_least("cpus_per_replica", self.cpus_per_replica, 1)
+        if self.max_batch_size > self.max_ongoing_requests:
+            raise InputError(
+                f"--max-batch-size is {self.max_batch_size}; a replica works on --max-ongoing-requests "
+                f"{self.max_ongoing_requests} at once, so give no more"
+            )
+        if not self.request_timeout_s > 0:
+            raise InputError(f"--request-timeout-s is {self.request_timeout_s:g}; give more than 0")
+        if not 1 <= self.port <= 65535:
+            raise InputError(f"--port is {self.port}; give 1 to 65535")
+
+
+def _at_least(name: str, value: float, least: int) -> None:
+    if value < least:
+        raise InputError(f"--{name.replace('_', '-')} is {value:g}; give {least} or more")

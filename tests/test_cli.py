@@ -19,14 +19,16 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "raycap", *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("stage", ["prepare", "extract", "train", "evaluate", "caption", "demo", "report"])
+@pytest.mark.parametrize(
+    "stage", ["prepare", "extract", "train", "evaluate", "caption", "export", "serve", "demo", "report"]
+)
 def test_help_of_every_stage(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([stage, "--help"])
     assert ended.value.code == 0
     printed = capsys.readouterr().out
     assert f"usage: raycap {stage}" in printed
-    assert "--out" in printed
+    assert ("--out" in printed) == (stage != "serve")
     assert re.search(rf"Examples?:\s+raycap {stage}", printed)
     assert main(["--help"]) == 0
     assert f"  {stage}" in capsys.readouterr().out
@@ -52,6 +54,9 @@ def test_version_and_no_stage(capsys: pytest.CaptureFixture[str]) -> None:
             ["evaluate", *["--model", "m", "--prepared", "p", "--features", "f", "--out", "o", "--temperature", "0"]],
             "--temperature is 0",
         ),
+        (["export", "--model", "gone", "--to", "keras", "--out", "o"], "there is no model in"),
+        (["serve", "--model", "gone"], "there is no model in"),
+        (["serve", "--model", "gone", "--port", "0"], "--port is 0; give 1 to 65535"),
         (["prepare", "--captions", "gone.csv", "--photos", ".", "--out", "o"], "gone.csv"),
     ],
 )

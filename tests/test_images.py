@@ -349,3 +349,23 @@ def test_eps_is_refused_unread() -> None:
     Image.new("RGB", (8, 8)).save(buffer, format="EPS")
     with pytest.raises(ImageDecodeError, match="EPS"):
         decode_image(buffer.getvalue(), height_px=8, width_px=8)
+
+
+def test_a_photo_that_pillow_holds_is_decoded_as_its_file_is_and_stays_as_it_was():
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[274] = 6  # turn by a quarter
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (30, 20, 3)).astype(np.uint8)).save(buffer, "JPEG", exif=exif)
+    for options in ({}, {"exif_orientation": True}):
+        with Image.open(buffer) as held:
+            found = decode_image(held, height_px=9, width_px=7, **options)
+            assert held.size == (20, 30)
+            assert held.getpixel((0, 0))  # still open
+        expected = decode_image(buffer.getvalue(), height_px=9, width_px=7, **options)
+        np.testing.assert_array_equal(found.pixels, expected.pixels)
+        assert found[1:] == expected[1:]
+    with Image.open(io.BytesIO(buffer.getvalue()[:-200])) as cut_short, pytest.raises(ImageDecodeError):
+        decode_image(cut_short, height_px=9, width_px=7)
+    with pytest.raises(ImageTooLargeError):
+        decode_image(Image.new("RGB", (3, 3)), height_px=9, width_px=7, max_pixels=8)

@@ -15,23 +15,23 @@ PACKAGE = ROOT / "raycap"
 
 STAGES = ("stages.prepare", "stages.extract", "stages.train", "stages.evaluate", "stages.caption")
 LAYERS = {
-    0: "schema errors config",
+    0: "schema errors config tool_config",
     1: """encoder_card model_card datasets caption_files scenes images text sequences features metrics storage runs
         shards prepared progress input_sizes diagram decoding threads top_words locations photo_sources photo_tables
-        photo_reader time_limit batching sidecars exports sole_writer saved_models published bleu rouge cider meteor
-        baselines bootstrap diversity scores scoring score_tables
-        tool_config
+        photo_reader photo_decoder time_limit batching sidecars caption_formats sole_writer saved_models readers uploads
+        serve_page published bleu rouge cider meteor baselines bootstrap diversity scores scoring score_tables
         reporting.markup reporting.plots reporting.sources reporting.gallery reporting.charts reporting.thumbnails
         reporting.scoring reporting.facts reporting.page reporting.report""",
-    2: "devices encoder model next_word teacher_forcing fitting captioner operators",  # what runs models; knows no Ray
+    2: """devices encoder model next_word teacher_forcing fitting captioner operators
+        export""",  # what runs models; knows no Ray
     3: "cluster pipeline stages.train_worker",  # what runs on Ray, and is called by the stages
     4: " ".join(STAGES),
-    5: "cli demo",
+    5: "cli demo serve serve_app",
     6: "__main__",
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}
 
-TENSORFLOW_SIDE = ("devices", "encoder", "model", "next_word", "teacher_forcing", "fitting", "captioner")
+TENSORFLOW_SIDE = ("devices", "encoder", "model", "next_word", "teacher_forcing", "fitting", "captioner", "export")
 PURE = (*LAYERS[0].split(), *LAYERS[1].split(), "operators", "stages.prepare", "cli")
 RAY_SIDE = ("stages.extract", "stages.evaluate", "stages.caption", "pipeline", "cluster")
 

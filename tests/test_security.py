@@ -23,10 +23,10 @@ from builders import CARD, write_shard
 
 from raycap import cli, storage
 from raycap.caption_files import CaptionFile
+from raycap.caption_formats import export
 from raycap.config import LimitsConfig
 from raycap.diagram import model_svg
 from raycap.errors import DatasetError, FormatError, ImageMissingError, InputError, WeightsError
-from raycap.exports import export
 from raycap.features import FeatureSet
 from raycap.input_sizes import input_size
 from raycap.photo_reader import Address, read_photos
@@ -446,7 +446,7 @@ def test_starting_over_deletes_nothing_but_txt_files(tmp_path):
     assert (tmp_path / "id_rsa").exists()
 
 
-# ---- captions and names cannot steer a terminal, or forge HTML; for CSV see test_exports.py
+# ---- captions and names cannot steer a terminal, or forge HTML; for CSV see test_caption_formats.py
 
 STEERING = "a\x1b[2J\x9b31m\x07\x08\x7f\r\x85\u202egpj.\u2066\u2028b\ud800"
 

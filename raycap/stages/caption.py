@@ -9,11 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raycap.caption_formats import EXPORT_FILES, export, export_location
 from raycap.cluster import Placement, connect, place
 from raycap.config import CaptionConfig
 from raycap.errors import ConflictError, InputError, TooManyFailuresError
-from raycap.exports import export, export_location
-from raycap.images import FAST_RESIZE
 from raycap.locations import absolute, join, with_absolute
 from raycap.model_card import ModelCard, find_bundle, read_card
 from raycap.operators import CaptionFeatures, DecodePhotos, EncodePhotos, LoadEncoder, WriteShards, WriteSidecars
@@ -28,7 +27,6 @@ from raycap.storage import delete_file, exists, is_folder, is_local, num_bytes, 
 
 STAGE = "caption"
 _ENCODER_SHARE = 0.7
-_EXPORTS = ("jsonl", "csv")
 # what does not change what captions are; all the rest does
 _NOT_IDENTITY = ("photos", "model", "encoder_file", "limit", "dry_run", "listing", "output", "limits", "workers")
 _STATS_AT_ONCE, _STATS_A_CALL = 32, 256
@@ -207,7 +205,7 @@ class _Job:
             sidecars.catch_up(output.rows, self.photos, places)
         new = ShardCounts()
         exports = [
-            each for each in _EXPORTS if each in config.output.formats or exists(export_location(self.out, each))
+            each for each in EXPORT_FILES if each in config.output.formats or exists(export_location(self.out, each))
         ]
         if len(pending):
             run.save()
@@ -240,7 +238,7 @@ class _Job:
             delete_file(join(self.out, RUN_FILE))
 
     def _delete_exports(self) -> None:
-        for location in (export_location(self.out, each) for each in _EXPORTS):
+        for location in (export_location(self.out, each) for each in EXPORT_FILES):
             if exists(location):
                 delete_file(location)
 
@@ -295,13 +293,7 @@ class _Job:
 
     def _steps(self, placement: Placement) -> list[Step]:
         config, encoder = self.config, self.card.encoder
-        decode = DecodePhotos(
-            height_px=encoder.height_px,
-            width_px=encoder.width_px,
-            exif_orientation=encoder.exif_orientation,
-            fast=config.fast_decode or encoder.resize == FAST_RESIZE,
-            limits=config.limits,
-        )
+        decode = DecodePhotos.of(encoder, config.limits, fast=config.fast_decode)
         common = {"batch_size": config.workers.batch_size, "num_threads": placement.num_threads}
         encode = {"load": LoadEncoder(card=encoder, file=config.encoder_file), **common}
         speak = {"bundle": self.bundle, "decoding": config.decoding, **common}
