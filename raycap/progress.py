@@ -50,6 +50,11 @@ def printable(text: str) -> str:
     return _STEERING.sub(_escaped, text)
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number and what it is of, in the singular or the plural: `1 photo`, `2,000 photos`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def _harmless(text: str) -> str:
     return _STEERING.sub(lambda match: match[0] if match[0] in "\n\t" else _escaped(match), text)
 

@@ -101,7 +101,11 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     prepared = Prepared.open(config.prepared)
     features = FeatureSet.open(config.features)
     card.encoder.require_same(features.card, mine=f"the model in {bundle}", others=f"the features in {config.features}")
-    inputs = {"model_hash": short_hash(asdict(card))}
+    inputs = {
+        "model_hash": short_hash(asdict(card)),
+        "captions_hash": prepared.captions_hash(config.split, "train"),  # train's for the constant caption
+        "photos_hash": short_hash(sorted(prepared.image_ids(config.split).intersection(features.image_ids()))),
+    }
     run = Run.open(config.out, "evaluate", config, ignore=("workers",), inputs=inputs)
     if run.result is not None:
         return EvaluateResult(**read_json(join(config.out, SCORES_FILE)))

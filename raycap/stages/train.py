@@ -54,12 +54,18 @@ def train(config: TrainConfig) -> TrainResult:
     config = with_absolute(config, "prepared", "features", "out")
     prepared = Prepared.open(config.prepared)
     features = FeatureSet.open(config.features)
-    inputs = {"tokenizer_hash": short_hash(prepared.tokenizer.to_json()), "encoder_hash": features.card.weights_hash}
+    present = set(features.image_ids())
+    inputs = {
+        "tokenizer_hash": short_hash(prepared.tokenizer.to_json()),
+        "encoder_hash": features.card.weights_hash,
+        "captions_hash": prepared.captions_hash("train", "dev"),
+        "photos_hash": short_hash(sorted(present.intersection(prepared.image_ids("train", "dev")))),
+    }
     elsewhere = ("num_workers", "use_gpu", "cpus_per_worker", "max_restarts")
     run = Run.open(config.out, "train", config, ignore=elsewhere, inputs=inputs)
     if run.result is not None:
         return TrainResult(**run.result)
-    num_captions = _check_coverage(prepared, features)
+    num_captions = _check_coverage(prepared, features, present)
     with sole_writer(config.out):
         run.save()
         connect()
@@ -71,9 +77,8 @@ def train(config: TrainConfig) -> TrainResult:
         return result
 
 
-def _check_coverage(prepared: Prepared, features: FeatureSet) -> int:
-    """Return the number of training captions whose photo has a feature; say how many have none."""
-    present = set(features.image_ids())
+def _check_coverage(prepared: Prepared, features: FeatureSet, present: set[str]) -> int:
+    """Return the number of training captions whose photo is `present` in the features; say how many are not."""
     num_captions = 0
     for split in ("train", "dev"):
         captions = prepared.captions.filter(pc.equal(prepared.captions["split"], split))
