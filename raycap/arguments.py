@@ -97,16 +97,22 @@ def _value(option: Option, texts: Sequence[str]) -> Any:
         raise InputError(f"{option.flag} {error}") from None
 
 
+def flags_of(config: type) -> dict[str, Option]:
+    """Return the options of a dataclass by every flag that names one of them alone, with a prefix or without."""
+    flags = _Flags(options_of(config), "")
+    return {**flags.named, **{flag: options[0] for flag, options in flags.short.items() if len(options) == 1}}
+
+
 class _Flags:
-    """The options of a command, by the flags that name them."""
+    """The options of a command, by the flags that name them, and without a prefix by those that may."""
 
     def __init__(self, options: Sequence[Option], prog: str) -> None:
         self.options, self._prog = options, prog
-        self._named: dict[str, Option] = {option.flag: option for option in options if not option.positional}
+        self.named: dict[str, Option] = {option.flag: option for option in options if not option.positional}
         short: dict[str, list[Option]] = {}
-        for option in self._named.values():
+        for option in self.named.values():
             short.setdefault("--" + option.flag[2:].rpartition(".")[2], []).append(option)
-        self._short = {flag: each for flag, each in short.items() if flag not in self._named}
+        self.short = {flag: each for flag, each in short.items() if flag not in self.named}
 
     def find(self, flag: str) -> tuple[Option, bool]:
         """Return the option that a flag names, and whether it says no."""
@@ -118,14 +124,14 @@ class _Flags:
         switch = self._get(affirmed) if affirmed else None
         if switch is not None and switch.kind is bool:
             return switch, True
-        near = nearest(name, [*self._named, *self._short])
+        near = nearest(name, [*self.named, *self.short])
         hint = f"did you mean {near}?" if near else f"{self._prog} --help lists them"
         raise InputError(f"there is no option {flag:.80}; {hint}")
 
     def _get(self, name: str) -> Option | None:
-        if name in self._named:
-            return self._named[name]
-        meant = self._short.get(name, [])
+        if name in self.named:
+            return self.named[name]
+        meant = self.short.get(name, [])
         if len(meant) > 1:
             raise InputError(f"{name} could be {', '.join(option.flag for option in meant)}; say which")
         return meant[0] if meant else None

@@ -15,7 +15,7 @@ from raycap.progress import is_quiet, printable, say, show, show_json
 from raycap.summaries import say_plan
 from raycap.usage import SWITCHES, command_page, main_page
 
-_EXIT_DONE, _EXIT_FAILED, _EXIT_INPUT, _EXIT_INTERRUPTED = 0, 1, 2, 130
+_EXIT_DONE, _EXIT_FAILED, _EXIT_INPUT, _EXIT_INTERRUPTED, _EXIT_UNREAD = 0, 1, 2, 130, 141
 _VARIABLES = {"--verbose": "RAYCAP_VERBOSE", "--quiet": "RAYCAP_QUIET", "--json": "RAYCAP_JSON"}
 _HELP = frozenset(("-h", "--help"))
 _USAGE = {"run": "[CONFIG.toml] [OPTIONS]", "config": "[CONFIG.toml] [OPTIONS]"}
@@ -37,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             say(f"{_prog(words)}: interrupted; the same command goes on from here", always=True)
             return _EXIT_INTERRUPTED
+        except BrokenPipeError:  # who read standard output, such as head, has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _EXIT_UNREAD
         except Exception as error:
             if "--debug" in switches:
                 raise
@@ -108,7 +111,7 @@ def _start(name: str, command: Command, given: Parsed) -> int:
     if name == "config":
         show(command.run(values))
         return _EXIT_DONE
-    config = build(command.options, values)
+    config: Any = build(command.options, values)
     if name == "caption":
         return _caption(command, config)
     result = command.run(config)

@@ -1,11 +1,11 @@
-"""The commands: of each, its options, its function, and how its result is said. Imports none of them before it is run."""
+"""The commands: the options of each, its function, how its result is said. Imports none before it is run."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from raycap import summaries
+from raycap import summaries, tool_summaries
 
 STAGES, LOOK, SHELL = "Stages, each for itself", "Look", "Shell"
 _ALL: Final = "All stages in a row"
@@ -57,14 +57,14 @@ COMMANDS: Final[Mapping[str, Command]] = {
         group=_ALL,
         config="raycap.tool_config:DemoConfig",
         function="raycap.demo:demo",
-        say=summaries.say_demo,
+        say=tool_summaries.say_demo,
     ),
     "run": Command(
         help="all of it on your photos and captions; again, it does what is missing",
         group=_ALL,
         config="raycap.tool_config:RunConfig",
         function="raycap.workflow:run",
-        say=summaries.say_run,
+        say=tool_summaries.say_run,
     ),
     "config": Command(
         help="print a configuration file for run, with every option and its help",
@@ -78,9 +78,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     ),
     "extract": _stage("extract", "a feature for each photo, with Ray Data", summaries.say_extract),
     "train": _stage("train", "the merge model, with Ray Train", summaries.say_train),
-    "evaluate": _stage(
-        "evaluate", "captions of a split and their scores, with Ray Data", summaries.say_evaluate
-    ),
+    "evaluate": _stage("evaluate", "captions of a split and their scores, with Ray Data", summaries.say_evaluate),
     "caption": _stage(
         "caption",
         "captions of new photos, with Ray Data",
@@ -92,14 +90,14 @@ COMMANDS: Final[Mapping[str, Command]] = {
         group=LOOK,
         config="raycap.tool_config:InspectConfig",
         function="raycap.inspection:inspect",
-        say=summaries.say_inspection,
+        say=tool_summaries.say_inspection,
     ),
     "doctor": Command(
         help="what is missing on this machine, and what to do about it",
         group=LOOK,
         config="raycap.tool_config:DoctorConfig",
         function="raycap.doctor:doctor",
-        say=summaries.say_doctor,
+        say=tool_summaries.say_doctor,
         exit_code=lambda result: int(any(check.state == "problem" for check in result.checks)),
     ),
     "completion": Command(

@@ -49,7 +49,9 @@ def _values(
                 raise InputError(f"{location}: {'.'.join(path)} {error}") from None
         elif any(known[: len(path)] == path for known in options):
             if not isinstance(value, dict):
-                raise InputError(f"{location}: {'.'.join(path)} is a table, not {value!r:.40}; write [{'.'.join(path)}]")
+                raise InputError(
+                    f"{location}: {'.'.join(path)} is a table, not {value!r:.40}; write [{'.'.join(path)}]"
+                )
             yield from _values(value, path, options, location)
         else:
             raise InputError(f"{location}: {_unknown(path, options)}")
@@ -57,7 +59,9 @@ def _values(
 
 def _unknown(path: Path, options: Mapping[Path, Option]) -> str:
     """Say that there is no such key, and which one is nearest: beside it, or of that very name somewhere else."""
-    beside = {known[len(path) - 1] for known in options if known[: len(path) - 1] == path[:-1] and len(known) >= len(path)}
+    beside = {
+        known[len(path) - 1] for known in options if known[: len(path) - 1] == path[:-1] and len(known) >= len(path)
+    }
     named = [".".join(known) for known in options if known[-1] == path[-1]]
     near = nearest(path[-1], beside)
     if near is not None:

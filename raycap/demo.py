@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raycap.errors import InputError, WeightsError
+from raycap.errors import InputError, StaleError, WeightsError
 from raycap.locations import absolute
 from raycap.options import build
 from raycap.progress import say
@@ -14,7 +14,7 @@ from raycap.scenes import write_dataset
 from raycap.stages.evaluate import HYPOTHESES_FILE, EvaluateResult
 from raycap.storage import read_table, write_text
 from raycap.tool_config import DemoConfig, RunConfig
-from raycap.workflow import run
+from raycap.workflow import RunResult, run
 
 _NOTICE_FILE = "NOTICE.txt"
 _NOTICE = """NOTICE: VGG16 RAN WITH RANDOM WEIGHTS (seed {seed}).
@@ -45,7 +45,7 @@ def demo(config: DemoConfig) -> DemoResult:
     """Draw the dataset and run every stage on it under `config.out`; called again it only reads.
 
     Raises:
-        InputError: if `config.out` cannot be written to or holds the demo of an older raycap, and what the stages raise.
+        InputError: if `config.out` cannot be written to, or holds another demo; and what the stages raise.
     """
     out = Path(absolute(config.out))
     old = next((name for name in _OLD_FOLDERS if (out / name).exists()), None)
@@ -56,19 +56,28 @@ def demo(config: DemoConfig) -> DemoResult:
     write_dataset(
         dataset, seed=config.seed, num_train=config.num_train, num_dev=config.num_dev, num_test=config.num_test
     )
-    values = _values(config, out, dataset)
-    random = {("extract", "weights"): "random", ("extract", "seed"): config.seed}
-    weights = _weights_there(out)
     try:
-        result = run(build(RunConfig, values | (random if weights == "random" else {})))
-    except WeightsError as error:
-        weights = "random"
-        write_text(str(out / _NOTICE_FILE), _NOTICE.format(seed=config.seed, reason=error))
-        result = run(build(RunConfig, values | random))
+        weights, result = _run(config, out, dataset)
+    except StaleError as error:
+        raise InputError(f"{error}".partition("; give")[0] + f"; delete {out}, or give another --out") from error
     if weights == "random":
         say((out / _NOTICE_FILE).read_text())
     rows = read_table(str(out / "scores" / HYPOTHESES_FILE)).to_pylist()
     return DemoResult(result.evaluation, weights, rows[:: max(1, len(rows) // 6)], result.report)
+
+
+def _run(config: DemoConfig, out: Path, dataset: Path) -> tuple[str, RunResult]:
+    """Run the stages, with ImageNet weights where they can be had; return which, and what came of it."""
+    values = _values(config, out, dataset)
+    random = values | {("extract", "weights"): "random", ("extract", "seed"): config.seed}
+    if _weights_there(out) == "random":
+        return "random", run(build(RunConfig, random))
+    try:
+        return "imagenet", run(build(RunConfig, values))
+    except WeightsError as error:
+        write_text(str(out / _NOTICE_FILE), _NOTICE.format(seed=config.seed, reason=error))
+        # what the attempt left says that features are by ImageNet weights, of which there are none
+        return "random", run(build(RunConfig, random | {("redo",): True}))
 
 
 def _weights_there(out: Path) -> str:

@@ -17,6 +17,7 @@ from functools import cache
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from raycap.errors import InputError
+from raycap.locations import join
 
 Path = tuple[str, ...]
 """Names of fields, the outermost first: `("workers", "num_gpus")`."""
@@ -181,8 +182,6 @@ def build(config: type[_Config], values: Mapping[Path, Any]) -> _Config:
 
 
 def _derive(config: type, values: Mapping[Path, Any]) -> dict[Path, Any]:
-    from raycap.locations import join
-
     defaults = {option.path: option.default for option in options_of(config)}
     found: dict[Path, Any] = {}
     for path, (base, *names) in derived_of(config).items():
@@ -192,11 +191,11 @@ def _derive(config: type, values: Mapping[Path, Any]) -> dict[Path, Any]:
 
 
 def _build(config: type[_Config], values: Mapping[Path, Any], at: Path) -> _Config:
-    given = {}
+    given: dict[str, Any] = {}
     for field, kind in _fields(config):
         path = (*at, field)
         if is_dataclass(kind):
-            given[field] = _build(kind, values, path)
+            given[field] = _build(typing.cast(type, kind), values, path)
         elif path in values:
             given[field] = values[path]
     return config(**given)

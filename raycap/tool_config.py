@@ -1,4 +1,4 @@
-"""Options of the commands that are no stage, in frozen dataclasses like those of `raycap.config`. Knows nothing else."""
+"""Options of the commands that are no stage: dataclasses like those of `raycap.config`. Knows nothing else."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

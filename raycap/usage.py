@@ -24,6 +24,7 @@ EXIT_CODES: Final = {
     2: "wrong input or options",
     3: "captioned but for photos that failed",
     130: "interrupted",
+    141: "nobody reads standard output",
 }
 _EXAMPLE: Final = "Example: "
 _COLUMN, _WIDEST = 28, 110
@@ -70,7 +71,7 @@ def main_page(commands: Iterable[tuple[str, Sequence[tuple[str, str]]]]) -> str:
     parts = [
         "Train a photo captioner and run it over very many photos, on Ray.",
         _section("Examples", [f"  {each}" for each in examples]),
-        f"usage: raycap COMMAND [OPTIONS]",
+        "usage: raycap COMMAND [OPTIONS]",
         *(_section(title, _rows(rows, column=14)) for title, rows in commands),
         _section("Everywhere", _rows({**SWITCHES, "--version": "show the version, and end"}.items(), column=14)),
         "raycap COMMAND --help shows a command's options.",
@@ -133,4 +134,3 @@ def _filled(text: str) -> str:
 
 def _width() -> int:
     return min(_WIDEST, shutil.get_terminal_size().columns)
-

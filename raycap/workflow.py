@@ -126,9 +126,13 @@ def _call(stages: Sequence[_Stage], number: int, config: RunConfig) -> Any:
         return stage.function(stage.config)
     except StaleError as error:
         if not config.redo:
-            raise StaleError(f"{stage.name}: {error}; or --redo, which makes it and what comes after it anew") from error
+            raise StaleError(
+                f"{stage.name}: {error}; or --redo, which makes it and what comes after it anew"
+            ) from error
         say(f"{stage.name}: making it anew ({error})")
-    for later in reversed(stages[number:]):  # what comes last first, so that a kill in between leaves what is still stale
+    for later in reversed(
+        stages[number:]
+    ):  # what comes last first, so that a kill in between leaves what is still stale
         if not (stage.name == "prepare" and later.name == "extract" and _has_same_photos(config)):
             _forget(later, config.out)
     return stage.function(stage.config)

@@ -15,20 +15,22 @@ PACKAGE = ROOT / "raycap"
 
 STAGES = ("stages.prepare", "stages.extract", "stages.train", "stages.evaluate", "stages.caption")
 LAYERS = {
-    0: "schema errors config",
+    0: "schema errors locations options config tool_config",
     1: """encoder_card model_card datasets caption_files scenes images text sequences features metrics storage runs
-        shards prepared progress input_sizes diagram decoding threads top_words locations photo_sources photo_tables
-        photo_reader time_limit batching sidecars exports sole_writer saved_models""",
+        shards prepared progress input_sizes diagram decoding threads top_words photo_sources photo_tables
+        photo_reader time_limit batching sidecars exports sole_writer saved_models arguments usage config_file inspected_files
+        inspection doctor_probes doctor""",
     2: "devices encoder model next_word teacher_forcing fitting captioner operators",  # what runs models; knows no Ray
     3: "cluster pipeline stages.train_worker",  # what runs on Ray, and is called by the stages
     4: " ".join(STAGES),
-    5: "cli demo",
-    6: "__main__",
+    5: "summaries workflow demo",
+    6: "tool_summaries commands completion cli",
+    7: "__main__",
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}
 
 TENSORFLOW_SIDE = ("devices", "encoder", "model", "next_word", "teacher_forcing", "fitting", "captioner")
-PURE = (*LAYERS[0].split(), *LAYERS[1].split(), "operators", "stages.prepare", "cli")
+PURE = (*LAYERS[0].split(), *LAYERS[1].split(), "operators", "stages.prepare", *LAYERS[6].split())
 RAY_SIDE = ("stages.extract", "stages.evaluate", "stages.caption", "pipeline", "cluster")
 
 # Each module is imported in a process of its own, forked from one that has imported other people's libraries only.

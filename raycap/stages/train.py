@@ -113,7 +113,10 @@ def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
                     f"{entry['captions_per_s']:.0f} captions/s"
                 )
             epochs_said = len(state["history"])
-            progress.update(state["done"], label=f"epoch {state['epoch']}/{config.epochs}")
+            note = f"loss {state['loss']:.3f}" + "".join(
+                f", dev {each['dev_loss']:.3f}" for each in state["history"][-1:]
+            )
+            progress.update(state["done"], note=note, label=f"epoch {state['epoch']}/{config.epochs}")
 
         with own_errors(), watched_board(show) as board:
             trainer = TensorflowTrainer(
