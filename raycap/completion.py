@@ -24,10 +24,10 @@ _raycap() {{
     case "$command $previous" in
 {choices}
     esac
-    if [[ -n $choices ]]; then
-        COMPREPLY=($(compgen -W "$choices" -- "$current"))
-    elif [[ $current == -* ]]; then
+    if [[ $current == -* ]]; then
         COMPREPLY=($(compgen -W "$flags {switches}" -- "$current"))
+    elif [[ -n $choices ]]; then
+        COMPREPLY=($(compgen -W "$choices" -- "$current"))
     else
         COMPREPLY=()  # bash completes files
     fi

@@ -9,10 +9,10 @@ from raycap.errors import InputError, StaleError, WeightsError
 from raycap.locations import absolute
 from raycap.options import build
 from raycap.progress import say
-from raycap.runs import read_run
+from raycap.runs import RUN_FILE, read_run
 from raycap.scenes import write_dataset
 from raycap.stages.evaluate import HYPOTHESES_FILE, EvaluateResult
-from raycap.storage import read_table, write_text
+from raycap.storage import delete_file, read_table, write_text
 from raycap.tool_config import DemoConfig, RunConfig
 from raycap.workflow import RunResult, run
 
@@ -59,7 +59,7 @@ def demo(config: DemoConfig) -> DemoResult:
     try:
         weights, result = _run(config, out, dataset)
     except StaleError as error:
-        raise InputError(f"{error}".partition("; give")[0] + f"; delete {out}, or give another --out") from error
+        raise InputError(f"{error.what}; delete {out}, or give another --out") from error
     if weights == "random":
         say((out / _NOTICE_FILE).read_text())
     rows = read_table(str(out / "scores" / HYPOTHESES_FILE)).to_pylist()
@@ -76,8 +76,9 @@ def _run(config: DemoConfig, out: Path, dataset: Path) -> tuple[str, RunResult]:
         return "imagenet", run(build(RunConfig, values))
     except WeightsError as error:
         write_text(str(out / _NOTICE_FILE), _NOTICE.format(seed=config.seed, reason=error))
-        # what the attempt left says that features are by ImageNet weights, of which there are none
-        return "random", run(build(RunConfig, random | {("redo",): True}))
+        say("VGG16's ImageNet weights cannot be had; random ones take their place")
+        delete_file(str(out / "features" / RUN_FILE))  # it says that features are by ImageNet weights; there are none
+        return "random", run(build(RunConfig, random))
 
 
 def _weights_there(out: Path) -> str:

@@ -45,7 +45,15 @@ class ConflictError(RaycapError):
 
 
 class StaleError(ConflictError):
-    """The output was made with other options, or from other inputs."""
+    """The output was made with other options, or from other inputs.
+
+    Attributes:
+        what: the message, without what to do.
+    """
+
+    def __init__(self, what: str, way_out: str = "") -> None:
+        super().__init__(f"{what}; {way_out}" if way_out else what)
+        self.what = what
 
 
 class EncoderMismatchError(RaycapError):

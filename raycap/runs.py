@@ -117,7 +117,7 @@ class Run:
         changed = [name for name in names if was.get(name) != identity.get(name)]
         if changed:
             said = "; ".join(_change(name, was.get(name), identity.get(name)) for name in changed)
-            raise StaleError(f"{out} was made with other options ({said}); give another --out, or the old options")
+            raise StaleError(f"{out} was made with other options ({said})", "give another --out, or the old options")
         run.result = earlier["result"]
         return run
 

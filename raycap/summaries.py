@@ -25,7 +25,7 @@ def _failed(number: int, reasons: Mapping[str, int]) -> str:
 
 def say_prepare(result: "PrepareResult", config: Any) -> str:
     """Return what was read, in words."""
-    splits = ", ".join(
+    splits = "\n".join(
         f"{split} {counted(photos, 'photo')}, {counted(result.num_captions[split], 'caption')}, "
         f"{counted(result.num_pairs[split], 'pair')}"
         for split, photos in result.num_photos.items()

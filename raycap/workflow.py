@@ -126,10 +126,9 @@ def _call(stages: Sequence[_Stage], number: int, config: RunConfig) -> Any:
         return stage.function(stage.config)
     except StaleError as error:
         if not config.redo:
-            raise StaleError(
-                f"{stage.name}: {error}; or --redo, which makes it and what comes after it anew"
-            ) from error
-        say(f"{stage.name}: making it anew ({error})")
+            way_out = "give --redo to make it and what follows anew, another --out, or the old options"
+            raise StaleError(error.what, way_out) from error
+        say(f"{stage.name}: {error.what}, and is made anew")
     for later in reversed(
         stages[number:]
     ):  # what comes last first, so that a kill in between leaves what is still stale

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow.compute as pc
 import ray.train
 
-from raycap.cluster import Capacity, connect, own_errors, require_on_every_node, watched_board
+from raycap.board import watched_board
+from raycap.cluster import Capacity, connect, own_errors, require_on_every_node
 from raycap.config import TrainConfig
 from raycap.errors import InputError, RaycapError
 from raycap.features import FeatureSet
