@@ -5,8 +5,6 @@ Knows Ray, and nothing of photos or models.
 
 import logging
 import os
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,6 +17,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.util.metrics import Counter, Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raycap.chatter import without_chatter
 from raycap.config import WorkersConfig
 from raycap.errors import InputError, RaycapError
 from raycap.progress import say
@@ -88,34 +87,14 @@ def connect() -> None:
                 os.environ.setdefault(*_NO_TASK_EVENTS)
             # the dashboard of a cluster that lives as long as this process has no visitors, and takes 2% of two cores
             options = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
-        with _on_loopback() if _is_own() else nullcontext(), nullcontext() if verbose else _without_chatter():
+        say("starting Ray" if _is_own() else f"connecting to Ray at {address}")
+        with _on_loopback() if _is_own() else nullcontext(), without_chatter():
             ray.init(address, **options)
     if not verbose:
         # whatever log_to_driver says, Ray prints what befalls nodes and tasks on standard output, which is for results
         ray._private.worker._worker_logs_enabled = False
         for name in ("ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log as errors is raised as well
-
-
-@contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Keep what Ray's native code says on standard error to itself, unless the block ends with an error.
-
-    It announces its log level as a piece of information, whatever the level.
-    """
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as said:
-        was = os.dup(2)
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            said.seek(0)
-            os.write(was, said.read())
-            raise
-        finally:
-            os.dup2(was, 2)
-            os.close(was)
 
 
 @contextmanager

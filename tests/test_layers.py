@@ -18,7 +18,7 @@ LAYERS = {
     0: "schema errors locations options config tool_config",
     1: """encoder_card model_card datasets caption_files scenes images text sequences features metrics storage runs
         shards prepared progress input_sizes diagram decoding threads top_words photo_sources photo_tables
-        photo_reader time_limit batching sidecars exports sole_writer saved_models arguments usage
+        photo_reader time_limit batching sidecars exports sole_writer saved_models arguments usage chatter
         config_file inspected_files inspection doctor_probes doctor""",
     2: "devices encoder model next_word teacher_forcing fitting captioner operators",  # what runs models; knows no Ray
     3: "cluster board pipeline stages.train_worker",  # what runs on Ray, and is called by the stages

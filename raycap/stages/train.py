@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import ray.train
 
 from raycap.board import watched_board
+from raycap.chatter import without_chatter
 from raycap.cluster import Capacity, connect, own_errors, require_on_every_node
 from raycap.config import TrainConfig
 from raycap.errors import InputError, RaycapError
@@ -97,7 +98,8 @@ def _check_coverage(prepared: Prepared, features: FeatureSet, present: set[str])
 
 
 def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
-    from ray.train.tensorflow import TensorflowTrainer  # imports TensorFlow, which takes seconds
+    with without_chatter():
+        from ray.train.tensorflow import TensorflowTrainer  # imports TensorFlow, which takes seconds
 
     now = Capacity.with_at_least(num_gpus=config.num_workers if config.use_gpu else 0)
     cpus = sum(now.cpus)
