@@ -127,7 +127,7 @@ def _parquet(location: str) -> tuple[pa.Schema, int]:
 def _about_table(schema: pa.Schema, facts: Facts) -> About:
     columns = {field.name: str(field.type) for field in schema}
     metadata = schema.metadata or {}
-    if CARD_KEY in metadata:
+    if CARD_KEY in metadata and "feature" in columns:  # captions that were made of features carry the card too
         card = EncoderCard.from_json(metadata[CARD_KEY], source="the file")
         return About(kind="features", facts=facts, columns=columns, encoder=encoder_facts(card))
     kinds = [kind for kind, names in _TABLES.items() if names <= columns.keys()]

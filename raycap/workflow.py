@@ -20,6 +20,8 @@ from raycap.storage import delete_file, delete_folder, exists, is_folder, read_t
 from raycap.summaries import say_extract, say_prepare, say_train
 from raycap.tool_config import RunConfig
 
+_REPORTING = "raycap.reporting"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
@@ -88,7 +90,7 @@ def run(config: RunConfig) -> RunResult:
         seconds=seconds,
         up_to_date=[stage.name for stage in stages if stage.name not in seconds],
         evaluation=results["evaluate"],
-        report=_report(config.out) if config.report else None,
+        report=_report(config.out, has_news=bool(seconds)) if config.report else None,
     )
 
 
@@ -164,11 +166,12 @@ def _forget(stage: _Stage, out: str) -> None:
                 delete_file(location)
 
 
-def _report(out: str) -> str | None:
-    """Write the report, where this raycap has one; return where it is."""
-    if importlib.util.find_spec("raycap.report") is None:
-        return None
-    report, options = importlib.import_module("raycap.report"), importlib.import_module("raycap.tool_config")
+def _report(out: str, *, has_news: bool) -> str | None:
+    """Write the report, where this raycap can; return where it is."""
     location = join(out, "report.html")
-    report.report(options.ReportConfig(runs=(out,), out=location))
+    if importlib.util.find_spec(_REPORTING) is None:
+        return None
+    if has_news or not exists(location):
+        report, options = (importlib.import_module(name) for name in (f"{_REPORTING}.report", "raycap.tool_config"))
+        report.report(options.ReportConfig(runs=(out,), out=location))
     return location

@@ -69,7 +69,7 @@ def test_a_model(model: Path) -> None:
         found = look(place)
         assert "bundle" in found.kind
         assert found.facts["parameters"] == learnt
-        assert found.facts["max length"] == 8
+        assert found.facts["max length"] == 10
         assert found.encoder["name"] == "grid"
         assert found.changed_options["model.units"] == 32
         assert found.default_options["model.merge"] == "add"

@@ -80,43 +80,6 @@ def test_another_option_is_an_error_that_names_it_and_the_way_out(out: Path, dat
         run(config(dataset, out, encoder_file, train__epochs=2))
 
 
-def test_redo_makes_what_is_stale_and_what_follows_anew(
-    out: Path, dataset: Path, encoder_file: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(out, tmp_path / "out")
-    mine = tmp_path / "out" / "model" / "mine.txt"
-    mine.write_text("not raycap's")
-    # the copy lies elsewhere, so that its model and scores were made from other places: stale, though all is the same
-    result = run(config(dataset, tmp_path / "out", encoder_file, redo=True))
-    assert result.up_to_date == ["prepare", "extract"]
-    assert list(result.seconds) == ["train", "evaluate"]
-    assert mine.read_text() == "not raycap's"
-
-
-def test_other_captions_make_a_model_and_its_scores_stale_but_no_features(
-    out: Path, dataset: Path, encoder_file: Path, tmp_path: Path
-) -> None:
-    changed = tmp_path / "changed"
-    shutil.copytree(dataset, changed)
-    prepared = config(changed, tmp_path / "out", encoder_file)
-    shutil.copytree(out / "features", tmp_path / "out" / "features")
-    run_until_train(prepared)
-    captions = changed / "captions.csv"
-    captions.write_text(captions.read_text().replace("There is a red", "Here is a red"))
-    with pytest.raises(StaleError, match="its captions changed"):
-        run(prepared)
-    result = run(replace(prepared, redo=True))
-    assert result.up_to_date == ["prepare", "extract"]  # prepare was read anew by the run that then stopped
-
-
-def run_until_train(whole: RunConfig) -> None:
-    """Run prepare, extract and train, so that the model is there and finished."""
-    from raycap.workflow import _stages
-
-    for stage in _stages(whole)[:3]:
-        stage.function(stage.config)
-
-
 def test_features_that_came_later_make_a_model_stale(
     model: Path, prepared: Path, features: Path, tmp_path: Path, encoder_file: Path
 ) -> None:
@@ -179,6 +142,24 @@ def test_other_photos_under_the_same_names_make_features_anew(
     assert _has_same_photos(same)
     other = config(dataset, out, encoder_file, prepare__photos=str(tmp_path))
     assert not _has_same_photos(other)
+
+
+def test_other_captions_make_model_and_scores_stale_and_redo_makes_them_anew(
+    out: Path, dataset: Path, encoder_file: Path
+) -> None:
+    mine = out / "model" / "mine.txt"
+    mine.write_text("not raycap's")
+    features = {path: path.stat().st_mtime_ns for path in (out / "features").rglob("*.parquet")}
+    captions = dataset / "captions.csv"
+    captions.write_text(captions.read_text().replace("There is a red", "Here is a red"))
+    wanted = config(dataset, out, encoder_file)
+    with pytest.raises(StaleError, match=r"its captions changed; its tokenizer changed\); give --redo"):
+        run(wanted)
+    result = run(replace(wanted, redo=True))
+    assert result.up_to_date == ["prepare", "extract"]  # prepare wrote what changed before the run stopped
+    assert list(result.seconds) == ["train", "evaluate"]
+    assert mine.read_text() == "not raycap's"
+    assert {path: path.stat().st_mtime_ns for path in (out / "features").rglob("*.parquet")} == features
 
 
 def test_locations_between_stages_are_in_the_run_folder() -> None:
