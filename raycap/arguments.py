@@ -38,38 +38,39 @@ def parse(config: type, words: Sequence[str], *, prog: str) -> Parsed:
         InputError: if there is no such option, or it cannot have such a value.
     """
     flags = _Flags(options_of(config), prog)
-    texts: dict[Path, tuple[Option, list[str]]] = {}
-    others: list[str] = []
-    open_for: list[str] = others  # where words without a flag go
-    words = list(words)
-    while words:
-        word = words.pop(0)
-        if word == "--":
-            others += words
-            break
-        if not _is_flag(word):
-            open_for.append(word)
-            continue
-        flag, equals, value = word.partition("=")
-        option, negated = flags.find(flag)
-        _, given = texts[option.path] = option, []
-        open_for = others
-        if equals:
-            given.append(value)
-        elif option.many:
-            open_for = given
-        elif option.kind is bool:
-            given.append("false" if negated else "true")
-        elif words and not _is_flag(words[0]) and words[0] != "--":
-            given.append(words.pop(0))
-        if not given and not option.many:
-            raise InputError(f"{option.flag} needs a value, {option.metavar}: {option.help}")
+    texts, others = _sort(flags, list(words))
     positional = next((option for option in flags.options if option.positional), None)
     if positional is not None and others:
         taken = others if positional.many else others[:1]
         texts[positional.path] = positional, taken
         others = others[len(taken) :]
     return Parsed({path: _value(option, given) for path, (option, given) in texts.items()}, others)
+
+
+def _sort(flags: "_Flags", words: list[str]) -> tuple[dict[Path, tuple[Option, list[str]]], list[str]]:
+    """Return the words that each option is given, by its path, and those that none is."""
+    texts: dict[Path, tuple[Option, list[str]]] = {}
+    others: list[str] = []
+    taker = others  # of words that are no flags
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            return texts, others + words
+        if not _is_flag(word):
+            taker.append(word)
+            continue
+        flag, equals, value = word.partition("=")
+        option, is_negated = flags.find(flag)
+        given: list[str] = []
+        texts[option.path] = option, given
+        taker = given if option.many and not equals else others
+        if equals:
+            given.append(value)
+        elif option.kind is bool:
+            given.append("false" if is_negated else "true")
+        elif not option.many and words and not _is_flag(words[0]) and words[0] != "--":
+            given.append(words.pop(0))
+    return texts, others
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
@@ -89,7 +90,7 @@ def _affirmed(flag: str) -> str | None:
 
 
 def _value(option: Option, texts: Sequence[str]) -> Any:
-    if option.many and not texts:
+    if not texts:
         raise InputError(f"{option.flag} needs a value, {option.metavar}: {option.help}")
     try:
         return option.from_words(texts)

@@ -104,4 +104,4 @@ class CompletionConfig:
     """
 
     shell: Annotated[Literal["bash", "zsh", "fish"], Positional]
-    """Which shell."""
+    """The shell that it is for."""

@@ -58,20 +58,7 @@ def prepare(config: PrepareConfig) -> PrepareResult:
     """
     config = with_absolute(config, "photos", "out")
     run = Run.open(config.out, "prepare", config)
-    found = read_captions(
-        config.captions,
-        format=config.format,
-        image_column=config.image_column,
-        caption_column=config.caption_column,
-        split_column=config.split_column,
-    )
-    dataset = assemble(
-        found,
-        config.photos,
-        dev_fraction=config.dev_fraction,
-        test_fraction=config.test_fraction,
-        seed=config.seed,
-    )
+    dataset = _read(config)
     tokenizer, captions = _clean(dataset, config)
     result = PrepareResult(
         num_photos=_by_split(dataset.photos),
@@ -96,6 +83,18 @@ def prepare(config: PrepareConfig) -> PrepareResult:
             write_text(join(config.out, name), text)
         run.save(asdict(result))
     return result
+
+
+def _read(config: PrepareConfig) -> Dataset:
+    found = read_captions(
+        config.captions,
+        format=config.format,
+        image_column=config.image_column,
+        caption_column=config.caption_column,
+        split_column=config.split_column,
+    )
+    fractions = {"dev_fraction": config.dev_fraction, "test_fraction": config.test_fraction}
+    return assemble(found, config.photos, **fractions, seed=config.seed)
 
 
 def _are_there(out: str, files: Mapping[str, str], tables: Mapping[str, pa.Table]) -> bool:
