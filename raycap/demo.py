@@ -76,9 +76,10 @@ def _run(config: DemoConfig, out: Path, dataset: Path) -> tuple[str, RunResult]:
         return "imagenet", run(build(RunConfig, values))
     except WeightsError as error:
         write_text(str(out / _NOTICE_FILE), _NOTICE.format(seed=config.seed, reason=error))
-        say("VGG16's ImageNet weights cannot be had; random ones take their place")
-        delete_file(str(out / "features" / RUN_FILE))  # it says that features are by ImageNet weights; there are none
-        return "random", run(build(RunConfig, random))
+    # out of the block above, as the error's traceback would keep that job's actors, and they their CPUs
+    say("VGG16's ImageNet weights cannot be had; random ones take their place")
+    delete_file(str(out / "features" / RUN_FILE))  # it says that features are by ImageNet weights; there are none
+    return "random", run(build(RunConfig, random))
 
 
 def _weights_there(out: Path) -> str:
