@@ -1,13 +1,12 @@
-"""The Ray cluster: connecting to it, what it has, what its errors mean, and a place to report progress to.
+"""The Ray cluster: connecting to it, what it has, what its errors mean, and metrics that it exports.
 
 Knows Ray, and nothing of photos or models.
 """
 
 import logging
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +16,7 @@ from ray._private import ray_constants
 from ray.autoscaler.sdk import request_resources
 from ray.util.metrics import Counter, Gauge
 
+from raycap.chatter import without_chatter
 from raycap.config import WorkersConfig
 from raycap.errors import InputError, RaycapError
 from raycap.progress import say
@@ -85,7 +85,8 @@ def connect() -> None:
                 os.environ.setdefault(*_NO_TASK_EVENTS)
             # the dashboard of a cluster that lives as long as this process has no visitors, and takes 2% of two cores
             options = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
-        with _on_loopback() if is_own() else nullcontext():
+        say("starting Ray" if is_own() else f"connecting to Ray at {address}")
+        with _on_loopback() if is_own() else nullcontext(), without_chatter():
             ray.init(address, **options)
     if not verbose:
         # whatever log_to_driver says, Ray prints what befalls nodes and tasks on standard output, which is for results
@@ -240,52 +241,3 @@ class StageMetrics:
                 self._photos.inc(count, {**self._stage, "outcome": outcome})
         self._pending.set(pending, self._stage)
         self._rate.set(rate, self._stage)
-
-
-class Board:
-    """Where a worker puts what it is doing, for the driver to show; an actor."""
-
-    def __init__(self) -> None:
-        """Start with nothing."""
-        self._state: Any = None
-
-    def put(self, state: Any) -> None:
-        """Replace what is shown."""
-        self._state = state
-
-    def get(self) -> Any:
-        """Return what was put last, None before that."""
-        return self._state
-
-
-@contextmanager
-def watched_board(show: Callable[[Any], None]) -> Iterator[Any]:
-    """Yield the handle of a board whose state is shown, as it changes, while the block runs.
-
-    Args:
-        show: called in a thread of its own with each new state.
-    """
-    board = ray.remote(num_cpus=0)(Board).remote()
-    stop = threading.Event()
-
-    def poll() -> None:
-        shown: Any = None
-        finished = False
-        while not finished:
-            finished = stop.wait(_POLL_EVERY_S)
-            try:
-                state = ray.get(board.get.remote(), timeout=10)
-            except ray.exceptions.RayError:  # the board went with its node: training goes on unseen
-                return
-            if state is not None and state != shown:
-                show(state)
-                shown = state
-
-    thread = threading.Thread(target=poll, daemon=True)
-    thread.start()
-    try:
-        yield board
-    finally:
-        stop.set()
-        thread.join(timeout=15)
-        ray.kill(board)

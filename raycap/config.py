@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from tyro.conf import Positional
-
 from raycap.errors import InputError
+from raycap.options import Positional
 
 
 def _require(met: bool, message: str) -> None:
@@ -309,22 +308,3 @@ class CaptionConfig:
         _require(self.limit is None or self.limit >= 1, f"--limit is {self.limit}; give 1 or more")
         writes = self.output.sidecars is not None or set(self.output.formats) != {"parquet"}
         _require(self.out is not None or not writes, "--formats and --sidecars need --out, where the record is kept")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """Run every stage on the built-in dataset.
-
-    Example: raycap demo
-    """
-
-    out: str = "work/demo"
-    """Folder to write."""
-    num_train: int = 320
-    """Training scenes."""
-    num_dev: int = 40
-    """Dev scenes."""
-    num_test: int = 60
-    """Test scenes, of combinations that training does not show."""
-    seed: int = 0
-    """Seed of scenes, encoder weights and training."""

@@ -5,7 +5,8 @@ RaycapError                    everything raised on purpose
 │   ├── DatasetError           a caption file cannot be read as what it says it is
 │   └── WeightsError           an encoder's weights cannot be had
 ├── FormatError                a file of ours is damaged, or written by a newer raycap
-├── ConflictError              the output holds something made with other options
+├── ConflictError              the output holds something else, or another run is writing it
+│   └── StaleError             the output was made with other options, or from other inputs
 ├── EncoderMismatchError       features or photos meet a model trained on another encoder
 ├── TooManyFailuresError       more photos failed than --max-failure-rate allows
 ├── WorkerDiedError            a process that loads a model dies whenever it is started
@@ -41,7 +42,19 @@ class FormatError(RaycapError):
 
 
 class ConflictError(RaycapError):
-    """The output already holds something made with other options."""
+    """The output already holds something else, or another run is writing it."""
+
+
+class StaleError(ConflictError):
+    """The output was made with other options, or from other inputs.
+
+    Attributes:
+        what: the message, without what to do.
+    """
+
+    def __init__(self, what: str, way_out: str = "") -> None:
+        super().__init__(f"{what}; {way_out}" if way_out else what)
+        self.what = what
 
 
 class EncoderMismatchError(RaycapError):
@@ -50,6 +63,11 @@ class EncoderMismatchError(RaycapError):
 
 class TooManyFailuresError(RaycapError):
     """More photos failed than the run allows."""
+
+    @classmethod
+    def of_all(cls, number: int, more: str = "") -> "TooManyFailuresError":
+        """Return the error of a run of which every photo failed."""
+        return cls(f"{f'all {number:,} photos' if number != 1 else 'the only photo'} failed{more}")
 
 
 class WorkerDiedError(RaycapError):

@@ -79,14 +79,15 @@ class Fitter:
         self._dev_step = tf.function(self._dev_loss, input_signature=signature)
 
     def train_epoch(
-        self, epoch: int, batches: Iterable[PackedBatch], *, on_step: Callable[[int], None] | None = None
+        self, epoch: int, batches: Iterable[PackedBatch], *, on_step: Callable[[int, Loss], None] | None = None
     ) -> Loss:
         """Take a step for each batch.
 
         Args:
             epoch: counted from 1; decides the dropout, so that an epoch that is run again is the same.
             batches: this worker's part of each global batch.
-            on_step: called with the number of captions in this worker's part.
+            on_step: called with the number of captions in this worker's part, and this worker's loss so far over the
+                words of all.
 
         Returns:
             The loss over all workers, with dropout.
@@ -98,7 +99,7 @@ class Fitter:
             total += float(self._train_step(batch.features, batch.tokens, batch.targets, float(batch.num_targets)))
             num_targets += batch.num_targets
             if on_step is not None:
-                on_step(len(batch.tokens))
+                on_step(len(batch.tokens), Loss(total, num_targets))
         return Loss(self._sum_over_workers(total), num_targets)
 
     def evaluate(self, batches: Iterable[PackedBatch]) -> Loss:

@@ -17,12 +17,10 @@ from numpy.typing import NDArray
 from raycap.config import ModelConfig
 from raycap.errors import FormatError
 from raycap.locations import join
-from raycap.model_card import CARD_FILE, ModelCard, find_bundle, read_card
+from raycap.model_card import CARD_FILE, MODEL_FILE, ModelCard, find_bundle, read_card
 from raycap.saved_models import checked_copy
 from raycap.storage import read_text, upload_folder, write_json
 from raycap.text import TOKENIZER_FILE, Tokenizer
-
-MODEL_FILE = "model.keras"
 
 Moments = tuple[NDArray[np.float32], NDArray[np.float32]]
 

@@ -13,6 +13,7 @@ from raycap.storage import exists, read_json
 
 BUNDLE_FOLDER: Final = "bundle"
 CARD_FILE: Final = "card.json"
+MODEL_FILE: Final = "model.keras"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from raycap.errors import InputError
 from raycap.locations import join
-from raycap.runs import read_run
+from raycap.runs import read_run, short_hash
 from raycap.storage import exists, read_table, read_text
 from raycap.text import TOKENIZER_FILE, Tokenizer
 
@@ -51,6 +51,17 @@ class Prepared:
         """The captions; `schema.CAPTIONS`."""
         columns = ["image_id", "split", "caption", "clean_caption"]
         return read_table(join(self.location, CAPTIONS_FILE), columns=columns)
+
+    def image_ids(self, *splits: str) -> set[str]:
+        """Return the photos that have captions in some splits."""
+        return set(self._captions_of(splits)["image_id"].to_pylist())
+
+    def captions_hash(self, *splits: str) -> str:
+        """Return a short hash of the captions of some splits, and of whose they are."""
+        return short_hash([column.to_pylist() for column in self._captions_of(splits).columns])
+
+    def _captions_of(self, splits: Sequence[str]) -> pa.Table:
+        return self.captions.filter(pc.is_in(self.captions["split"], pa.array(splits, pa.string())))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -50,6 +50,11 @@ def printable(text: str) -> str:
     return _STEERING.sub(_escaped, text)
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number and what it is of, in the singular or the plural: `1 photo`, `2,000 photos`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def _harmless(text: str) -> str:
     return _STEERING.sub(lambda match: match[0] if match[0] in "\n\t" else _escaped(match), text)
 
@@ -85,8 +90,9 @@ class Progress:
         self._bar: Bar | None = None
         if console.is_terminal and not is_quiet():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            self._bar = Bar(*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console)
-            self._task = self._bar.add_task(label, total=total, completed=done, rate="")
+            rate, note = TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[note]}")
+            self._bar = Bar(*columns, rate, TimeRemainingColumn(), note, console=console)
+            self._task = self._bar.add_task(label, total=total, completed=done, rate="starting", note="")
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -115,8 +121,8 @@ class Progress:
             self._begun = done, time.monotonic()
         self._done, self._note = done, note
         if self._bar is not None:
-            rate = f"{self.rate:.1f} {self._unit}/s {note}"
-            self._bar.update(self._task, completed=done, description=self._label, rate=rate)
+            rate = f"{self.rate:,.{int(self.rate < 100)}f} {self._unit}/s"
+            self._bar.update(self._task, completed=done, description=self._label, rate=rate, note=note)
         elif time.monotonic() - self._last_line >= _LINE_EVERY_S:
             self._line()
 

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-from raycap.errors import ConflictError, FormatError, InputError
+from raycap.errors import ConflictError, FormatError, InputError, StaleError
 from raycap.locations import join
 from raycap.schema import FORMAT_VERSION, check_version
 from raycap.storage import exists, is_folder, read_json, write_json
@@ -45,6 +45,12 @@ def _git_commit() -> str | None:
         return None
     answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=False)
     return answer.stdout.strip() or None
+
+
+def _change(name: str, was: Any, now: Any) -> str:
+    if name.endswith("_hash"):
+        return f"its {name.removesuffix('_hash')} changed"
+    return f"{name} was {was!r}, now {now!r}"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -85,11 +91,12 @@ class Run:
             stage: the stage's name.
             config: its dataclass.
             ignore: names of options that do not change what the output holds.
-            inputs: what else decides what the output holds, such as hashes of the inputs.
+            inputs: what else decides what the output holds: hashes of the inputs, `captions_hash` for the captions.
             start_over: what this stage made under other options is no conflict, and its result is not taken over.
 
         Raises:
-            ConflictError: if `out` was made by another stage or with other options; the message names them.
+            StaleError: if `out` was made with other options or from other inputs; the message names them.
+            ConflictError: if it was made by another stage.
             FormatError: if its record is damaged or newer than this raycap.
         """
         values = json.loads(json.dumps(dataclasses.asdict(config)))
@@ -106,10 +113,12 @@ class Run:
         if start_over:
             return run
         was = earlier["identity"]
-        changed = [name for name in sorted({*was, *identity}) if was.get(name) != identity.get(name)]
+        # what an older raycap did not record of its inputs is not held against them
+        names = sorted({*was, *identity} - ({*(inputs or {})} - {*was}))
+        changed = [name for name in names if was.get(name) != identity.get(name)]
         if changed:
-            said = "; ".join(f"{name} was {was.get(name)!r}, now {identity.get(name)!r}" for name in changed)
-            raise ConflictError(f"{out} was made with other options ({said}); give another --out, or the old options")
+            said = "; ".join(_change(name, was.get(name), identity.get(name)) for name in changed)
+            raise StaleError(f"{out} was made with other options ({said})", "give another --out, or the old options")
         run.result = earlier["result"]
         return run
 

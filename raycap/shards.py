@@ -4,6 +4,7 @@ Knows neither Ray nor TensorFlow.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -107,6 +108,16 @@ class ShardedOutput:
         wanted = set(photos[self.key].to_pylist())
         done = wanted.intersection(self._keys(self.rows, self.key))
         return ShardCounts(len(done), len(wanted.intersection(self._keys(self.failures, self.key)) - done))
+
+    def reasons(self, photos: pa.Table) -> dict[str, int]:
+        """Return how many of `photos` failed for each reason, a name of an `errors.ImageError`."""
+        wanted = set(photos[self.key].to_pylist())
+        reasons: Counter[str] = Counter()
+        for name in list_tables(self.failures):
+            rows = read_table(join(self.failures, name), columns=[self.key, "error_type"])
+            pairs = zip(rows[self.key].to_pylist(), rows["error_type"].to_pylist(), strict=True)
+            reasons.update(reason for key, reason in pairs if key in wanted)
+        return dict(reasons)
 
     def settle(self, photos: pa.Table, *, left: int = 0) -> ShardCounts:
         """Return the `counts` of a run that is done, once every photo is there once.

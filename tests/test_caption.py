@@ -250,7 +250,7 @@ def test_captions_are_shown_where_there_is_no_out(model: Path, folder: Path) -> 
 
 
 def test_all_photos_failing_is_an_error(model: Path, folder: Path) -> None:
-    with pytest.raises(TooManyFailuresError, match="all 1 photos failed"):
+    with pytest.raises(TooManyFailuresError, match="the only photo failed"):
         caption(CaptionConfig(photos=(str(folder / "broken.JPG"),), model=str(model)))
 
 

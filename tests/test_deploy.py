@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tyro
 import yaml
 
 import raycap
 from raycap import config as configs
+from raycap.arguments import parse
+from raycap.options import build
 
 ROOT = Path(__file__).parents[1]
 CLUSTERS = ("cluster.yaml", "deploy/on-premises.yaml")
@@ -265,7 +266,7 @@ def documented_jobs() -> list[tuple[str, str, str]]:
 def test_the_options_shown_exist(page: str, stage: str, options: str) -> None:
     given = shlex.split(options)
     config = getattr(configs, f"{stage.capitalize()}Config")
-    tyro.cli(config, args=given, config=(tyro.conf.OmitArgPrefixes,))
+    build(config, parse(config, given, prog=stage).values)
 
 
 def test_every_stage_is_shown() -> None:

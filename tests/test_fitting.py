@@ -108,8 +108,12 @@ def test_training_learns_and_reports_captions() -> None:
     trained = fitter()
     first = trained.evaluate(batches()).mean
     seen: list[int] = []
+    losses: list[float] = []
     for epoch in range(1, 9):
-        trained.train_epoch(epoch, batches(), on_step=seen.append)
+        loss = trained.train_epoch(
+            epoch, batches(), on_step=lambda captions, so_far: (seen.append(captions), losses.append(so_far.mean))
+        )
+        assert losses[-1] == loss.mean
     assert sum(seen) == 8 * sum(len(photo.sequences) for photo in photos())
     assert trained.evaluate(batches()).mean < 0.9 * first
 

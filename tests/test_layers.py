@@ -15,24 +15,26 @@ PACKAGE = ROOT / "raycap"
 
 STAGES = ("stages.prepare", "stages.extract", "stages.train", "stages.evaluate", "stages.caption")
 LAYERS = {
-    0: "schema errors config tool_config",
+    0: "schema errors locations options config tool_config",
     1: """encoder_card model_card datasets caption_files scenes images text sequences features metrics storage runs
-        shards prepared progress input_sizes diagram decoding threads top_words locations photo_sources photo_tables
+        shards prepared progress input_sizes diagram decoding threads top_words photo_sources photo_tables
         photo_reader photo_decoder time_limit batching sidecars caption_formats sole_writer saved_models readers uploads
         serve_page published bleu rouge cider meteor baselines bootstrap diversity scores scoring score_tables
+        arguments usage chatter config_file inspected_files inspection doctor_probes doctor
         reporting.markup reporting.plots reporting.sources reporting.gallery reporting.charts reporting.thumbnails
         reporting.scoring reporting.facts reporting.page reporting.report""",
     2: """devices encoder model next_word teacher_forcing fitting captioner operators
         export""",  # what runs models; knows no Ray
-    3: "cluster pipeline stages.train_worker",  # what runs on Ray, and is called by the stages
+    3: "cluster board pipeline stages.train_worker",  # what runs on Ray, and is called by the stages
     4: " ".join(STAGES),
-    5: "cli demo serve serve_app",
-    6: "__main__",
+    5: "summaries workflow demo serve serve_app",
+    6: "tool_summaries commands completion cli",
+    7: "__main__",
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}
 
 TENSORFLOW_SIDE = ("devices", "encoder", "model", "next_word", "teacher_forcing", "fitting", "captioner", "export")
-PURE = (*LAYERS[0].split(), *LAYERS[1].split(), "operators", "stages.prepare", "cli")
+PURE = (*LAYERS[0].split(), *LAYERS[1].split(), "operators", "stages.prepare", *LAYERS[6].split())
 RAY_SIDE = ("stages.extract", "stages.evaluate", "stages.caption", "pipeline", "cluster")
 
 # Each module is imported in a process of its own, forked from one that has imported other people's libraries only.

@@ -110,7 +110,7 @@ def test_inputs_conflict(out):
     finished(out, inputs={"model_hash": "abc"})
     same = Run.open(out, "extract", Config(out=out), inputs={"model_hash": "abc"})
     assert same.result == {"num_features": 5}
-    with pytest.raises(ConflictError, match="model_hash was 'abc', now 'def'"):
+    with pytest.raises(ConflictError, match="its model changed"):
         Run.open(out, "extract", Config(out=out), inputs={"model_hash": "def"})
 
 

@@ -43,6 +43,7 @@ class CaptionResult:
         num_left: of them, not tried: beyond `limit`.
         num_new: that this run finished with, either way.
         sidecars: what became of .txt files, if any were asked for.
+        reasons: how many photos failed for each reason.
     """
 
     num_photos: int
@@ -51,6 +52,7 @@ class CaptionResult:
     num_left: int
     num_new: int
     sidecars: SidecarCounts | None = None
+    reasons: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ def caption(config: CaptionConfig, *, show: Callable[[dict[str, Any]], None] | N
     job = _Job.prepare(config)
     result = job.write() if job.config.out else job.show(show)
     if result.num_failures and not result.num_captions:
-        raise TooManyFailuresError(f"all {result.num_failures} photos failed")
+        raise TooManyFailuresError.of_all(result.num_failures)
     return result
 
 
@@ -224,6 +226,7 @@ class _Job:
             num_left=len(self.photos) - counts.total,
             num_new=new.total,
             sidecars=sidecars.counts() if sidecars else None,
+            reasons=output.reasons(self.photos),
         )
         if len(pending) or run.result is None:
             run.save(asdict(result))
@@ -263,17 +266,18 @@ class _Job:
 
     def show(self, show: Callable[[dict[str, Any]], None] | None) -> CaptionResult:
         """Caption the photos, and show what comes."""
-        counts = Counter[bool]()
+        counts = Counter[str | None]()
         for row in self._rows():
-            counts[row["error_type"] is None] += 1
+            counts[row["error_type"]] += 1
             if show is not None:
                 show(row)
         return CaptionResult(
             num_photos=len(self.photos),
-            num_captions=counts[True],
-            num_failures=counts[False],
+            num_captions=counts[None],
+            num_failures=counts.total() - counts[None],
             num_left=len(self.photos) - counts.total(),
             num_new=counts.total(),
+            reasons={reason: count for reason, count in counts.items() if reason is not None},
         )
 
     def _rows(self) -> Iterator[dict[str, Any]]:

@@ -76,7 +76,11 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     prepared = Prepared.open(config.prepared)
     features = FeatureSet.open(config.features)
     card.encoder.require_same(features.card, mine=f"the model in {bundle}", others=f"the features in {config.features}")
-    inputs = {"model_hash": short_hash(asdict(card))}
+    inputs = {
+        "model_hash": short_hash(asdict(card)),
+        "captions_hash": prepared.captions_hash(config.split, "train"),  # train's for the constant caption
+        "photos_hash": short_hash(sorted(prepared.image_ids(config.split).intersection(features.image_ids()))),
+    }
     if config.against is not None:
         check_against(config.against, config.split)
     references = prepared.references(config.split)

@@ -26,11 +26,13 @@ class ExtractResult:
         num_features: photos with a feature.
         num_failures: photos in the failures table.
         num_new: photos that this run finished with, either way.
+        reasons: how many photos failed for each reason.
     """
 
     num_features: int
     num_failures: int
     num_new: int
+    reasons: dict[str, int]
 
 
 def extract(config: ExtractConfig) -> ExtractResult:
@@ -63,11 +65,11 @@ def _extract(config: ExtractConfig, photos: pa.Table, size: tuple[int, int]) -> 
             output.forget_failures(pending)
         new = _run(config, output, photos, pending, size)
     counts = output.settle(photos)
-    result = ExtractResult(counts.done, counts.failed, new.total)
+    result = ExtractResult(counts.done, counts.failed, new.total, output.reasons(photos))
     if len(pending) or run.result is None:
         run.save(asdict(result))
     if counts.failed and not counts.done:
-        raise TooManyFailuresError(f"all {counts.failed} photos failed; {output.failures} says why")
+        raise TooManyFailuresError.of_all(counts.failed, f"; {output.failures} says why")
     return result
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 
@@ -10,13 +11,13 @@ import pyarrow.compute as pc
 
 from raycap.config import PrepareConfig
 from raycap.datasets import Dataset, Problem, assemble, read_captions
-from raycap.errors import DatasetError
+from raycap.errors import DatasetError, FormatError
 from raycap.locations import join, with_absolute
 from raycap.prepared import CAPTIONS_FILE, PHOTOS_FILE
 from raycap.runs import Run
 from raycap.schema import CAPTIONS, SPLITS
 from raycap.sole_writer import sole_writer
-from raycap.storage import write_table, write_text
+from raycap.storage import read_table, read_text, write_table, write_text
 from raycap.text import TOKENIZER_FILE, Tokenizer
 
 DESCRIPTIONS_FILE = "descriptions.txt"
@@ -48,7 +49,7 @@ def prepare(config: PrepareConfig) -> PrepareResult:
     """Read captions, clean them, fit the tokenizer on the training split, and write what the other stages start from.
 
     Writes `photos.parquet` (the manifest), `captions.parquet`, `tokenizer.json`, `descriptions.txt` (the tutorial's),
-    `problems.jsonl` and `run.json` under `config.out`.
+    `problems.jsonl` and `run.json` under `config.out`; where they would be what is there, that stays as it is.
 
     Raises:
         InputError: if a path is wrong, or there are no photos.
@@ -56,20 +57,7 @@ def prepare(config: PrepareConfig) -> PrepareResult:
         ConflictError: if the output was made with other options.
     """
     config = with_absolute(config, "photos", "out")
-    found = read_captions(
-        config.captions,
-        format=config.format,
-        image_column=config.image_column,
-        caption_column=config.caption_column,
-        split_column=config.split_column,
-    )
-    dataset = assemble(
-        found,
-        config.photos,
-        dev_fraction=config.dev_fraction,
-        test_fraction=config.test_fraction,
-        seed=config.seed,
-    )
+    dataset = _read(config)
     tokenizer, captions = _clean(dataset, config)
     result = PrepareResult(
         num_photos=_by_split(dataset.photos),
@@ -79,15 +67,44 @@ def prepare(config: PrepareConfig) -> PrepareResult:
         max_length=tokenizer.max_length,
         num_problems=dict(Counter(problem.kind for problem in dataset.problems)),
     )
+    files = {
+        TOKENIZER_FILE: tokenizer.to_json(),
+        DESCRIPTIONS_FILE: _descriptions(captions),
+        PROBLEMS_FILE: _lines(dataset.problems),
+    }
+    tables = {PHOTOS_FILE: dataset.photos, CAPTIONS_FILE: captions}
     with sole_writer(config.out):
         run = Run.open(config.out, "prepare", config)
-        write_table(join(config.out, PHOTOS_FILE), dataset.photos)
-        write_table(join(config.out, CAPTIONS_FILE), captions)
-        write_text(join(config.out, TOKENIZER_FILE), tokenizer.to_json())
-        write_text(join(config.out, DESCRIPTIONS_FILE), _descriptions(captions))
-        write_text(join(config.out, PROBLEMS_FILE), _lines(dataset.problems))
+        if run.result == asdict(result) and _are_there(config.out, files, tables):
+            return result
+        for name, table in tables.items():
+            write_table(join(config.out, name), table)
+        for name, text in files.items():
+            write_text(join(config.out, name), text)
         run.save(asdict(result))
     return result
+
+
+def _read(config: PrepareConfig) -> Dataset:
+    found = read_captions(
+        config.captions,
+        format=config.format,
+        image_column=config.image_column,
+        caption_column=config.caption_column,
+        split_column=config.split_column,
+    )
+    fractions = {"dev_fraction": config.dev_fraction, "test_fraction": config.test_fraction}
+    return assemble(found, config.photos, **fractions, seed=config.seed)
+
+
+def _are_there(out: str, files: Mapping[str, str], tables: Mapping[str, pa.Table]) -> bool:
+    """Whether an output holds just these files, so that it can stay as it is."""
+    try:
+        return all(read_text(join(out, name)) == text for name, text in files.items()) and all(
+            read_table(join(out, name)).equals(table) for name, table in tables.items()
+        )
+    except (OSError, FormatError):
+        return False
 
 
 def _clean(dataset: Dataset, config: PrepareConfig) -> tuple[Tokenizer, pa.Table]:

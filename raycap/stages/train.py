@@ -8,7 +8,9 @@ from typing import Any
 import pyarrow.compute as pc
 import ray.train
 
-from raycap.cluster import Capacity, connect, is_own, own_errors, watched_board
+from raycap.board import watched_board
+from raycap.chatter import without_chatter
+from raycap.cluster import Capacity, connect, is_own, own_errors
 from raycap.config import TrainConfig
 from raycap.errors import InputError, RaycapError
 from raycap.features import FeatureSet
@@ -60,9 +62,15 @@ def train(config: TrainConfig) -> TrainResult:
     config = with_absolute(config, "prepared", "features", "out")
     prepared = Prepared.open(config.prepared)
     features = FeatureSet.open(config.features)
-    inputs = {"tokenizer_hash": short_hash(prepared.tokenizer.to_json()), "encoder_hash": features.card.weights_hash}
+    present = set(features.image_ids())
+    inputs = {
+        "tokenizer_hash": short_hash(prepared.tokenizer.to_json()),
+        "encoder_hash": features.card.weights_hash,
+        "captions_hash": prepared.captions_hash("train", "dev"),
+        "photos_hash": short_hash(sorted(present.intersection(prepared.image_ids("train", "dev")))),
+    }
     elsewhere = ("num_workers", "open_ports", "use_gpu", "cpus_per_worker", "max_restarts")
-    num_captions = _check_coverage(prepared, features)
+    num_captions = _check_coverage(prepared, features, present)
     with sole_writer(config.out):
         run = Run.open(config.out, "train", config, ignore=elsewhere, inputs=inputs)
         if run.result is not None:
@@ -76,9 +84,8 @@ def train(config: TrainConfig) -> TrainResult:
         return result
 
 
-def _check_coverage(prepared: Prepared, features: FeatureSet) -> int:
-    """Return the number of training captions whose photo has a feature; say how many have none."""
-    present = set(features.image_ids())
+def _check_coverage(prepared: Prepared, features: FeatureSet, present: set[str]) -> int:
+    """Return the number of training captions whose photo is `present` in the features; say how many are not."""
     num_captions = 0
     for split in ("train", "dev"):
         captions = prepared.captions.filter(pc.equal(prepared.captions["split"], split))
@@ -96,7 +103,8 @@ def _check_coverage(prepared: Prepared, features: FeatureSet) -> int:
 
 
 def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
-    from ray.train.tensorflow import TensorflowTrainer  # imports TensorFlow, which takes seconds
+    with without_chatter():
+        from ray.train.tensorflow import TensorflowTrainer  # imports TensorFlow, which takes seconds
 
     now = Capacity.with_at_least(num_gpus=config.num_workers if config.use_gpu else 0)
     cpus = sum(now.cpus)
@@ -113,7 +121,10 @@ def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
                     f"{entry['captions_per_s']:.0f} captions/s"
                 )
             epochs_said = len(state["history"])
-            progress.update(state["done"], label=f"epoch {state['epoch']}/{config.epochs}")
+            note = f"loss {state['loss']:.3f}" + "".join(
+                f", dev {each['dev_loss']:.3f}" for each in state["history"][-1:]
+            )
+            progress.update(state["done"], note=note, label=f"epoch {state['epoch']}/{config.epochs}")
 
         with own_errors(), watched_board(show) as board:
             trainer = TensorflowTrainer(

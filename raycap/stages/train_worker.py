@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import ray.train
@@ -27,6 +27,9 @@ from raycap.runs import require_record, versions
 from raycap.schema import HISTORY_FILE
 from raycap.sequences import PackedBatch, encode_captions, packed_batches, stream_photos
 from raycap.storage import upload_folder, write_json, write_text
+
+if TYPE_CHECKING:
+    from raycap.fitting import Loss
 
 TENSORBOARD_FOLDER: Final = "tensorboard"
 DIAGRAM_FILE: Final = "model.svg"
@@ -150,17 +153,17 @@ class _Worker:
         epoch = len(self._history) + 1
         started = time.monotonic()
         num_captions = 0
+        num_workers = ray.train.get_context().get_world_size()
 
-        def count(captions: int) -> None:
+        def count(captions: int, loss: "Loss") -> None:
             nonlocal num_captions
             num_captions += captions
-            self._show(epoch, num_captions)
+            self._show(epoch, num_captions, num_workers * loss.mean)  # the others' is about the same
 
         batches = _Timed(self._data.train_batches(epoch))
         train_loss = self._fitter.train_epoch(epoch, batches, on_step=count)
         wall_s = time.monotonic() - started
         dev_loss = self._fitter.evaluate(self._data.dev_batches())
-        num_workers = ray.train.get_context().get_world_size()
         entry = {
             "epoch": epoch,
             "train_loss": train_loss.mean,
@@ -175,7 +178,7 @@ class _Worker:
         checkpoint = None
         if self._board is not None:
             self._write(entry)
-            self._show(epoch, num_captions, now=True)
+            self._show(epoch, num_captions, train_loss.mean, now=True)
             checkpoint = ray.train.Checkpoint.from_directory(str(self._checkpoint))
         ray.train.report(entry, checkpoint=checkpoint)
 
@@ -217,12 +220,12 @@ class _Worker:
                 writer.add_scalar(name, entry[name], entry["epoch"])
         upload_folder(self._logs, join(self._config.out, TENSORBOARD_FOLDER))
 
-    def _show(self, epoch: int, num_captions: int, *, now: bool = False) -> None:
+    def _show(self, epoch: int, num_captions: int, loss: float, *, now: bool = False) -> None:
         if self._board is None or (not now and time.monotonic() - self._shown_at < _SHOW_EVERY_S):
             return
         self._shown_at = time.monotonic()
         done = num_captions * ray.train.get_context().get_world_size()
-        self._board.put.remote({"epoch": epoch, "done": done, "history": self._history})
+        self._board.put.remote({"epoch": epoch, "done": done, "loss": loss, "history": self._history})
 
 
 def _peak_memory_bytes() -> int:

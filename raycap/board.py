@@ -1,0 +1,59 @@
+"""A board in the cluster, where a worker puts what it is doing and the driver reads it. Knows Ray, and no stage."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import ray
+
+_POLL_EVERY_S: Final = 0.5
+
+
+class Board:
+    """Where a worker puts what it is doing, for the driver to show; an actor."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self._state: Any = None
+
+    def put(self, state: Any) -> None:
+        """Replace what is shown."""
+        self._state = state
+
+    def get(self) -> Any:
+        """Return what was put last, None before that."""
+        return self._state
+
+
+@contextmanager
+def watched_board(show: Callable[[Any], None]) -> Iterator[Any]:
+    """Yield the handle of a board whose state is shown, as it changes, while the block runs.
+
+    Args:
+        show: called in a thread of its own with each new state.
+    """
+    board = ray.remote(num_cpus=0)(Board).remote()
+    stop = threading.Event()
+
+    def poll() -> None:
+        shown: Any = None
+        finished = False
+        while not finished:
+            finished = stop.wait(_POLL_EVERY_S)
+            try:
+                state = ray.get(board.get.remote(), timeout=10)
+            except ray.exceptions.RayError:  # the board went with its node: training goes on unseen
+                return
+            if state is not None and state != shown:
+                show(state)
+                shown = state
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield board
+    finally:
+        stop.set()
+        thread.join(timeout=15)
+        ray.kill(board)

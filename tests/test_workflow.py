@@ -1,0 +1,288 @@
+"""`raycap run`: the stages in a row, what is up to date, what is stale, interruptions; its configuration files."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycap.cli import main
+from raycap.config import EvaluateConfig, TrainConfig
+from raycap.config_file import read, template
+from raycap.demo import demo
+from raycap.errors import InputError, StaleError
+from raycap.options import build, options_of
+from raycap.stages.evaluate import evaluate
+from raycap.stages.train import train
+from raycap.tool_config import DemoConfig, RunConfig
+from raycap.workflow import RunResult, run
+
+STAGES = ["prepare", "extract", "train", "evaluate"]
+
+
+def config(dataset: Path, out: Path, encoder_file: Path, **options: Any) -> RunConfig:
+    values: dict[tuple[str, ...], Any] = {
+        ("out",): str(out),
+        ("report",): False,
+        ("prepare", "captions"): (str(dataset / "captions.csv"),),
+        ("prepare", "photos"): str(dataset / "photos"),
+        ("prepare", "keep_one_letter_words"): True,
+        ("extract", "encoder"): str(encoder_file),
+        ("train", "model", "units"): 8,
+        ("train", "epochs"): 1,
+        ("evaluate", "decoding", "beam_width"): 1,
+    }
+    return build(RunConfig, values | {tuple(name.split("__")): value for name, value in options.items()})
+
+
+@pytest.fixture(scope="module")
+def dataset(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the photos and their captions that tests may change."""
+    folder = tmp_path_factory.mktemp("run") / "dataset"
+    shutil.copytree(photo_folder.parent, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(ray_cluster: None, dataset: Path, encoder_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    return run(config(dataset, tmp_path_factory.mktemp("run") / "out", encoder_file))
+
+
+@pytest.fixture
+def out(whole: RunResult) -> Path:
+    return Path(whole.out)
+
+
+def test_the_stages_run_in_order_and_then_are_up_to_date(
+    whole: RunResult, dataset: Path, encoder_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(whole.seconds) == STAGES
+    assert whole.evaluation.num_photos == 8
+    before = {path: path.stat().st_mtime_ns for path in Path(whole.out).rglob("*") if path.is_file()}
+    again = run(config(dataset, Path(whole.out), encoder_file))
+    assert again.up_to_date == STAGES
+    assert again.evaluation == whole.evaluation
+    assert {path: path.stat().st_mtime_ns for path in Path(whole.out).rglob("*") if path.is_file()} == before
+    said = capsys.readouterr().err
+    assert [line for line in said.splitlines() if "up to date" in line] == [f"{name}: up to date" for name in STAGES]
+
+
+def test_another_option_is_an_error_that_names_it_and_the_way_out(out: Path, dataset: Path, encoder_file: Path) -> None:
+    with pytest.raises(StaleError, match=r"model was made with other options \(epochs was 1, now 2\); give --redo"):
+        run(config(dataset, out, encoder_file, train__epochs=2))
+
+
+def test_features_that_came_later_make_a_model_stale(
+    model: Path, prepared: Path, features: Path, tmp_path: Path, encoder_file: Path
+) -> None:
+    """train and evaluate look at which photos have features, and at the captions, each by its content."""
+    record = json.loads((model / "run.json").read_text())
+    assert {"captions_hash", "photos_hash", "tokenizer_hash", "encoder_hash"} <= record["identity"].keys()
+    out = tmp_path / "model"
+    shutil.copytree(model, out)
+    wanted = TrainConfig(**{**record["config"], "out": str(out), "model": _model(record)})
+    assert train(wanted).best_epoch == record["result"]["best_epoch"]  # it is whole, and nothing is done
+    for name in ("captions_hash", "photos_hash"):
+        (out / "run.json").write_text(json.dumps({**record, "identity": {**record["identity"], name: "another"}}))
+        with pytest.raises(StaleError, match=f"its {name.removesuffix('_hash')} changed"):
+            train(wanted)
+    identity = {name: value for name, value in record["identity"].items() if name != "photos_hash"}
+    (out / "run.json").write_text(json.dumps({**record, "identity": identity}))
+    assert train(wanted).best_epoch == record["result"]["best_epoch"]  # an older raycap's record is no conflict
+
+    scores = tmp_path / "scores"
+    options = EvaluateConfig(model=str(model), prepared=str(prepared), features=str(features), out=str(scores))
+    evaluate(options)
+    made = json.loads((scores / "run.json").read_text())
+    for name in ("captions_hash", "photos_hash", "model_hash"):
+        (scores / "run.json").write_text(json.dumps({**made, "identity": {**made["identity"], name: "another"}}))
+        with pytest.raises(StaleError, match=f"its {name.removesuffix('_hash')} changed"):
+            evaluate(options)
+
+
+def _model(record: dict[str, Any]) -> Any:
+    from raycap.config import ModelConfig
+
+    return ModelConfig(**record["config"]["model"])
+
+
+def test_redo_leaves_alone_what_is_not_the_runs_own(
+    out: Path, dataset: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "shared-prepared"
+    shutil.copytree(out / "prepared", elsewhere)
+    with pytest.raises(InputError, match=f"{elsewhere} is not this run's own"):
+        run(
+            config(
+                dataset,
+                tmp_path / "out",
+                encoder_file,
+                redo=True,
+                prepare__out=str(elsewhere),
+                prepare__keep_one_letter_words=False,
+            )
+        )
+    assert (elsewhere / "photos.parquet").exists()
+
+
+def test_other_photos_under_the_same_names_make_features_anew(
+    out: Path, dataset: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    from raycap.workflow import _has_same_photos
+
+    same = config(dataset, out, encoder_file, prepare__keep_one_letter_words=False)
+    assert _has_same_photos(same)
+    other = config(dataset, out, encoder_file, prepare__photos=str(tmp_path))
+    assert not _has_same_photos(other)
+
+
+def test_other_captions_make_model_and_scores_stale_and_redo_makes_them_anew(
+    out: Path, dataset: Path, encoder_file: Path
+) -> None:
+    mine = out / "model" / "mine.txt"
+    mine.write_text("not raycap's")
+    features = {path: path.stat().st_mtime_ns for path in (out / "features").rglob("*.parquet")}
+    captions = dataset / "captions.csv"
+    captions.write_text(captions.read_text().replace("There is a red", "Here is a red"))
+    wanted = config(dataset, out, encoder_file)
+    with pytest.raises(StaleError, match=r"its captions changed; its tokenizer changed\); give --redo"):
+        run(wanted)
+    result = run(replace(wanted, redo=True))
+    assert result.up_to_date == ["prepare", "extract"]  # prepare wrote what changed before the run stopped
+    assert list(result.seconds) == ["train", "evaluate"]
+    assert mine.read_text() == "not raycap's"
+    assert {path: path.stat().st_mtime_ns for path in (out / "features").rglob("*.parquet")} == features
+
+
+def test_locations_between_stages_are_in_the_run_folder() -> None:
+    made = build(RunConfig, {("out",): "s3://b/o?x=1", ("prepare", "captions"): ("c",), ("prepare", "photos"): "p"})
+    assert made.prepare.out == "s3://b/o/prepared?x=1"
+    assert made.extract.manifest == "s3://b/o/prepared/photos.parquet?x=1"
+    assert made.train.features == made.evaluate.features == made.extract.out == "s3://b/o/features?x=1"
+    assert made.evaluate.model == made.train.out == "s3://b/o/model?x=1"
+    moved = build(RunConfig, {("prepare", "captions"): ("c",), ("prepare", "photos"): "p", ("extract", "out"): "f"})
+    assert moved.train.features == "f"
+    assert moved.out == "work"
+
+
+def test_the_printed_configuration_is_the_defaults(tmp_path: Path) -> None:
+    values = {("prepare", "captions"): ("a.csv", 'test="b"\\.json'), ("prepare", "photos"): "photos\tü"}
+    path = tmp_path / "run.toml"
+    path.write_text(template(values))
+    assert read(str(path), RunConfig) == values
+    # every default that is commented out, but for those that are none or made of others, is read back as the same
+    unset = {option.path for option in options_of(RunConfig) if option.default is None or option.derived}
+    lines, table = [], ()
+    for line in template(values).splitlines():
+        if line.startswith("["):
+            table = tuple(line.strip("[]").split("."))
+        plain = re.sub(r"^# (?=\w+ = )", "", line)
+        lines.append(line if (*table, plain.partition(" = ")[0]) in unset else plain)
+    path.write_text("\n".join(lines))
+    found = read(str(path), RunConfig)
+    assert len(found) == len(options_of(RunConfig)) - len(unset)
+    assert build(RunConfig, found) == build(RunConfig, values)
+
+
+def test_every_option_is_in_the_printed_configuration_with_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "--captions", "c.csv", "--epochs", "7"]) == 0
+    printed = capsys.readouterr().out
+    plain = re.sub(r"\n# | ", " ", printed).replace("\n#", " ")
+    for option in options_of(RunConfig):
+        assert re.search(rf"^(# )?{option.path[-1]} = ", printed, re.MULTILINE)
+        assert option.help in re.sub(r"\s+", " ", plain)
+    assert "\nepochs = 7\n" in printed
+    assert '\ncaptions = ["c.csv"]\n' in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[train]\nepoch = 3", "there is no key 'train.epoch'; did you mean train.epochs?"),
+        ("epochs = 3", "there is no key 'epochs'; did you mean train.epochs?"),
+        ("[train]\nunits = 3", "there is no key 'train.units'; did you mean train.model.units?"),
+        ("[trian]\nepochs = 3", "there is no key 'trian'; did you mean train?"),
+        ("[train]\nepochs = '3'", "train.epochs takes a whole number, not '3'"),
+        ("[train]\nepochs = true", "train.epochs takes a whole number, not True"),
+        ("[train]\nuse_gpu = 1", "train.use_gpu takes true or false, not 1"),
+        ("[train]\nmodel = 3", "train.model is a table, not 3; write [train.model]"),
+        ("[train.model]\nmerge = 'mul'", "train.model.merge takes add or concat, not 'mul'"),
+        ("[prepare]\ncaptions = 'a.csv'", "prepare.captions takes a list, not 'a.csv'"),
+        ("[evaluate.decoding]\nbeam_width = [3]", "evaluate.decoding.beam_width takes a whole number, not [3]"),
+        ("out = ", "is not TOML"),
+    ],
+)
+def test_mistakes_in_a_file_name_file_and_key(
+    tmp_path: Path, text: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    assert main(["run", str(path)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"raycap run: {path}")
+    assert says in line
+
+
+def test_options_go_before_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("[train]\nepochs = 3\nlearning_rate = 1\n")
+    assert read(str(path), RunConfig)["train", "learning_rate"] == 1.0
+    assert main(["config", str(path), "--train.epochs", "5"]) == 0
+    printed = capsys.readouterr().out
+    assert "\nepochs = 5\n" in printed
+    assert "\nlearning_rate = 1.0\n" in printed
+
+
+def test_the_demo_of_an_older_raycap_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "features-random").mkdir()
+    with pytest.raises(InputError, match=r"holds the demo of an older raycap.*delete it, or give another --out"):
+        demo(DemoConfig(out=str(tmp_path)))
+    assert list(tmp_path.iterdir()) == [tmp_path / "features-random"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
+def test_the_same_command_goes_on(how: signal.Signals, dataset: Path, encoder_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "raycap",
+        "run",
+        "--out",
+        str(out),
+        "--no-report",
+        "--units",
+        "8",
+        "--epochs",
+        "40",
+    ]
+    command += ["--captions", str(dataset / "captions.csv"), "--photos", str(dataset / "photos"), "--patience", "40"]
+    command += ["--encoder", str(encoder_file), "--beam-width", "1", "--keep-one-letter-words"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    first = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 400
+    while not (out / "model" / "history.json").exists():  # in the middle of training
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    first.send_signal(how)
+    _, said = first.communicate(timeout=120)
+    assert first.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    if how == signal.SIGINT:
+        assert said.splitlines()[-1] == "raycap run: interrupted; the same command goes on from here"
+    assert "Traceback" not in said
+    second = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stderr
+    result = json.loads(second.stdout)
+    assert result["up_to_date"] == ["prepare", "extract"]
+    assert list(result["seconds"]) == ["train", "evaluate"]
+    assert "Traceback" not in second.stderr
