@@ -43,9 +43,9 @@ def _diversity_line(diversity: Mapping[str, Mapping[str, float]]) -> str:
     model, people = diversity["model"], diversity["references"]
     return (
         f"captions (people's): {model['distinct_captions']:,.0f} ({people['distinct_captions']:,.0f}) of "
-        f"{model['num_captions']:,.0f} distinct, {model['seen_in_training']:.0%} ({people['seen_in_training']:.0%}) "
+        f"{model['num_captions']:,.0f} differ, {model['seen_in_training']:.0%} ({people['seen_in_training']:.0%}) "
         f"as in training, {model['mean_length']:.1f} ({people['mean_length']:.1f}) words each, "
-        f"{model['vocabulary_used']:,.0f} ({people['vocabulary_used']:,.0f}) different words"
+        f"{model['vocabulary_used']:,.0f} ({people['vocabulary_used']:,.0f}) words in all"
     )
 
 

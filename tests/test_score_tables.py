@@ -46,7 +46,7 @@ def test_intervals_gaps_and_diversity() -> None:
     lines = evaluation_text(result).splitlines()
     assert lines[3] == "            95% interval, ±      0.025       -       -       -       -       -       -"
     assert "METEOR: none, java not found; do something" in lines
-    assert lines[-1].startswith("captions (people's): 412 (998) of 1,000 distinct, 23% (23%) as in training, 9.8 (9.8)")
+    assert lines[-1].startswith("captions (people's): 412 (998) of 1,000 differ, 23% (23%) as in training, 9.8 (9.8)")
     assert max(map(len, lines)) <= 120
 
 
