@@ -24,8 +24,8 @@ _WORDS = {str: "text", int: "integer", float: "number", bool: "switch"}
 _HEAD = """# Reference
 
 Every option of every command: made from `raycap/config.py` and what stands beside it by `make docs`, and held to it by
-`tests/test_reference.py`. `raycap COMMAND --help` says the same. A switch is given as it stands, and turned off by
-`--no-` before its name; all others are followed by a value, or by several where it says so.
+`tests/test_reference.py`. `raycap COMMAND --help` says the same. A switch is given as it stands, and turned off
+as `--no-NAME`; all others are followed by a value, or by several where it says so.
 
 All commands take `--json` (results as JSON on standard output), `--quiet` (nothing but errors), `--verbose` (what Ray
 and its workers log) and `--debug` (where an error comes from). Exit codes: 0 done, 1 failed, 2 wrong input or options,
@@ -83,9 +83,10 @@ def commands() -> list[Command]:
         examples = [match for match in map(_EXAMPLE.match, lines) if match]
         if examples:
             about = " ".join(line.strip() for line in lines[: _first_blank(lines)])
-            groups = [kind for _, kind in _fields(config) if dataclasses.is_dataclass(kind)]
+            kinds = [_bare(annotated) for _, annotated in _fields(config)]
+            groups = [kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
             shown = [match[1].strip() for match in examples]
-            found.append(Command(examples[0][2], config, about, shown, _options(config), groups))
+            found.append(Command(examples[0][2], config, about, shown, options_of(config), groups))
     return found
 
 
@@ -107,17 +108,22 @@ def _fields(config: type) -> Iterator[tuple[Any, Any]]:
         yield each, hints[each.name]
 
 
-def _options(config: type) -> list[Option]:
+def options_of(config: type) -> list[Option]:
+    """Return the options that a dataclass holds itself, without those of its groups."""
     said = _docstrings(config)
     options = []
     for each, annotated in _fields(config):
-        if dataclasses.is_dataclass(annotated):
+        kind = _bare(annotated)
+        if dataclasses.is_dataclass(kind):
             continue
-        kind = typing.get_args(annotated)[0] if typing.get_origin(annotated) is typing.Annotated else annotated
-        positional = kind is not annotated and "Positional" in repr(annotated)
+        positional = kind is not annotated and "positional" in repr(annotated).lower()
         name = each.name.upper() if positional else f"--{each.name.replace('_', '-')}"
         options.append(Option(name, _kind(kind), _default(each), said.get(each.name, "")))
     return options
+
+
+def _bare(annotated: Any) -> Any:
+    return typing.get_args(annotated)[0] if typing.get_origin(annotated) is typing.Annotated else annotated
 
 
 def _docstrings(config: type) -> dict[str, str]:
@@ -134,8 +140,6 @@ def _docstrings(config: type) -> dict[str, str]:
 def _kind(kind: Any) -> str:
     """Say what is given."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Annotated:
-        return _kind(arguments[0])
     if origin is typing.Literal:
         return ", ".join(f"`{each}`" for each in arguments)
     if origin in {typing.Union, types.UnionType}:
@@ -171,7 +175,7 @@ def _command_text(command: Command) -> str:
 def _group_text(group: type) -> str:
     lines = (inspect.getdoc(group) or "").splitlines()
     about = " ".join(line.strip() for line in lines[: _first_blank(lines)])
-    return "\n".join([f"### {_title(group)}", "", about, "", *_table(_options(group)), ""])
+    return "\n".join([f"### {_title(group)}", "", about, "", *_table(options_of(group)), ""])
 
 
 def _table(options: list[Option]) -> list[str]:

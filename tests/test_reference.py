@@ -45,7 +45,7 @@ def test_the_options_are_those_of_the_command_line(command) -> None:
         parser = tyro.extras.get_parser(command.config, config=(tyro.conf.OmitArgPrefixes,))
     taken = {name for action in parser._actions for name in action.option_strings}
     taken -= {"-h", "--help"} | {f"--no-{name[2:]}" for name in taken}
-    tables = [command.options, *map(make_reference._options, command.groups)]
+    tables = [command.options, *map(make_reference.options_of, command.groups)]
     options = [option for table in tables for option in table]
     assert {option.name for option in options if option.name.startswith("--")} == taken
     for option in options:
