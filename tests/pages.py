@@ -26,7 +26,7 @@ NEEDS = {
     "minutes": "more time than a test should take",
 }
 _FENCE = re.compile(
-    r"^(?P<markers>(?: *<!-- .* -->\n)*)(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^ *```$", re.M | re.S
+    r"^(?P<markers>(?: *<!-- [^\n]* -->\n)*)(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^ *```$", re.M | re.S
 )
 _OPERATORS = frozenset("();<>|&")
 
