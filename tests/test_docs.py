@@ -26,6 +26,7 @@ from pages import (
     read,
     words_of,
 )
+from PIL import Image
 from test_reference import COMMANDS, make_reference
 
 from raycap.cli import main
@@ -197,9 +198,9 @@ def sandbox(
     (tmp_path / "work").mkdir()
     shutil.copytree(photo_folder, tmp_path / "photos")
     shutil.copy(photo_folder.parent / "captions.csv", tmp_path)
-    for number, photo in enumerate(sorted(photo_folder.iterdir())[:4]):
-        (tmp_path / "holiday/beach").mkdir(parents=True, exist_ok=True)
-        shutil.copy(photo, tmp_path / "holiday" / ("beach" if number % 2 else "") / f"{number}.png")
+    (tmp_path / "holiday/beach").mkdir(parents=True)
+    for name, photo in zip(("sea", "hills", "beach/dog", "beach/kite"), sorted(photo_folder.iterdir()), strict=False):
+        Image.open(photo).save(tmp_path / "holiday" / f"{name}.jpg")
     write_small_flickr8k(tmp_path)
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
