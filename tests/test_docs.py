@@ -41,12 +41,20 @@ OTHERS = {
     "--full": "benchmarks/*.py",
     "--check": "docs/make_reference.py",
 }
-# What the tests add where a command does not say it: ImageNet weights are a download, and the demo takes minutes.
-ADDED = {"extract": "--encoder", "demo": "--num-train"}
+# What the tests add where a command does not say it: ImageNet weights are a download, and the whole demo takes minutes.
+ADDED = {
+    "extract": ("--encoder", "ENCODER"),
+    "run": ("--extract.encoder", "ENCODER"),
+    "demo": ("--num-train", "24", "--num-dev", "8", "--num-test", "8"),
+}
+# Commands that run until they are stopped; tests of their own run them.
+ENDLESS = {"serve"}
 # Outputs that a page may use without having made them; those that it makes are not there before.
 MADE_BEFORE = ("prepared", "features", "model")
 MADE_BY = {
     "work/scores": "evaluate --model work/model --prepared work/prepared --features work/features --out work/scores",
+    "work/other-scores": "evaluate --model work/model --prepared work/prepared --features work/features "
+    "--beam-width 1 --out work/other-scores",
     "work/captions": "caption holiday/ --model work/model --out work/captions",
 }
 RUNNING = [page for page in PAGES if any(each.language in {"sh", "python"} and not each.needs for each in blocks(page))]
@@ -202,6 +210,8 @@ def sandbox(
     for name, photo in zip(("sea", "hills", "beach/dog", "beach/kite"), sorted(photo_folder.iterdir()), strict=False):
         Image.open(photo).save(tmp_path / "holiday" / f"{name}.jpg")
     write_small_flickr8k(tmp_path)
+    for folder in (".zfunc", ".config/fish/completions"):
+        (tmp_path / folder).mkdir(parents=True)
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
@@ -226,6 +236,8 @@ def write_small_flickr8k(folder: Path) -> None:
     (text / "Flickr8k.token.txt").write_text("".join(tokens))
     for split, names in splits.items():
         (text / f"Flickr_8k.{split}Images.txt").write_text("".join(names))
+    options = f'captions = ["{text.name}"]\nphotos = "{photos.name}"\n'
+    (folder / "flickr8k.toml").write_text(f'out = "work/flickr8k"\n\n[prepare]\n{options}')
 
 
 def lay_out(page: str, sandbox: SimpleNamespace) -> None:
@@ -242,9 +254,11 @@ def lay_out(page: str, sandbox: SimpleNamespace) -> None:
 
 def run_raycap(call: list[str], encoder: str, stdin: bytes, monkeypatch: pytest.MonkeyPatch) -> int:
     """Run a command in this process, on the Ray that is there; return its exit code."""
-    values = {"extract": [encoder], "demo": ["24", "--num-dev", "8", "--num-test", "8"]}
-    if call and call[0] in ADDED and ADDED[call[0]] not in call and "--help" not in call:
-        call = [*call, ADDED[call[0]], *values[call[0]]]
+    name = call[0] if call else ""
+    if name in ENDLESS and "--help" not in call:
+        return 0
+    if name in ADDED and ADDED[name][0] not in call and "--help" not in call:
+        call = [*call, *(encoder if word == "ENCODER" else word for word in ADDED[name])]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
     try:
         return main(call)
@@ -262,9 +276,9 @@ def run_shell(block: Block, sandbox: SimpleNamespace, monkeypatch: pytest.Monkey
             break
         calls.append((before, calls_of_raycap(last)[0]))
     if len(calls) < len(lines):
-        answer = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", block.text], capture_output=True, text=True, check=False
-        )
+        bash = ["bash", "-euo", "pipefail", "-c", block.text]
+        home = os.environ | {"HOME": str(sandbox.folder)}
+        answer = subprocess.run(bash, env=home, capture_output=True, text=True, check=False)
         assert answer.returncode == block.exit_code, f"{block.where}\n{answer.stdout}\n{answer.stderr}"
         return
     for number, (before, call) in enumerate(calls):
@@ -289,6 +303,15 @@ def test_what_a_page_shows_runs(
             run_shell(block, sandbox, monkeypatch)
         elif block.language == "python":
             exec(compile(block.text, block.where, "exec"), names)
+
+
+@pytest.mark.slow
+def test_the_tutorials_script_runs(sandbox: SimpleNamespace) -> None:
+    script = ["bash", "docs/flickr8k.sh", "Flickr8k_text", "Flicker8k_Dataset", "work/small", "dev", sandbox.encoder]
+    answer = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "BLEU-4" in answer.stdout
+    assert (sandbox.folder / "work/small/scores-dev/scores.json").exists()
 
 
 # What is quoted
