@@ -12,7 +12,7 @@ import numpy as np
 import raycap
 
 
-def main(features: str, image_id: str, count: int = 5) -> None:
+def main(features: str, image_id: str, count: int | str = 5) -> None:
     """Print the `count` photos whose features point most nearly where those of `image_id` do."""
     table = raycap.read_features(features)
     image_ids = table["image_id"].to_pylist()
