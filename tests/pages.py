@@ -1,7 +1,8 @@
 """What the documentation shows: its pages, and their blocks of commands, code in the text, links and headings.
 
 A block that cannot run on the tests' machine is preceded by a comment that says why: `<!-- needs: cluster -->`, one of
-NEEDS. `<!-- exit code: 3 -->` says how a block's last command ends, where that is not 0.
+NEEDS. `<!-- exit code: 3 -->` says how a block's last command ends, where that is not 0. A page that says that it is
+"run by `tests/test_NAME.py`" is left to that test.
 """
 
 import re
@@ -72,6 +73,12 @@ def blocks(page: str) -> tuple[Block, ...]:
         words = tuple(word for each in needs for word in each.split(", "))
         found.append(Block(f"{page}:{line}", match["language"], body, words, int(code[1]) if code else 0))
     return tuple(found)
+
+
+def own_test(page: str) -> str | None:
+    """Return the test that a page says it is run by, where that is not test_docs.py."""
+    found = re.search(r"run\s+by\s+`(tests/test_\w+\.py)`", prose(page))
+    return found[1] if found and found[1] != "tests/test_docs.py" else None
 
 
 def prose(page: str) -> str:

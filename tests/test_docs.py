@@ -23,6 +23,7 @@ from pages import (
     code_in_text,
     headings,
     links,
+    own_test,
     read,
     words_of,
 )
@@ -57,7 +58,11 @@ MADE_BY = {
     "--beam-width 1 --out work/other-scores",
     "work/captions": "caption holiday/ --model work/model --out work/captions",
 }
-RUNNING = [page for page in PAGES if any(each.language in {"sh", "python"} and not each.needs for each in blocks(page))]
+RUNNING = [
+    page
+    for page in PAGES
+    if not own_test(page) and any(each.language in {"sh", "python"} and not each.needs for each in blocks(page))
+]
 
 
 # What is shown
@@ -97,6 +102,11 @@ def test_blocks_say_what_they_are_and_what_they_need(page: str) -> None:
     for block in blocks(page):
         assert block.language, f"{block.where}: say sh, python, text or another language"
         assert set(block.needs) <= NEEDS.keys(), block.where
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if own_test(page)])
+def test_a_page_with_a_test_of_its_own_is_run_there(page: str) -> None:
+    assert Path(page).name in read(str(own_test(page)))
 
 
 @pytest.mark.parametrize("command", CONFIGS)
