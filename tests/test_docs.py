@@ -51,18 +51,28 @@ ADDED = {
 # Commands that run until they are stopped; tests of their own run them.
 ENDLESS = {"serve"}
 # Outputs that a page may use without having made them; those that it makes are not there before.
-MADE_BEFORE = ("prepared", "features", "model")
+MADE_BEFORE = {"prepared": "prepared", "features": "features", "vgg16": "features", "model": "model"}
 MADE_BY = {
     "work/scores": "evaluate --model work/model --prepared work/prepared --features work/features --out work/scores",
     "work/other-scores": "evaluate --model work/model --prepared work/prepared --features work/features "
     "--beam-width 1 --out work/other-scores",
     "work/captions": "caption holiday/ --model work/model --out work/captions",
 }
-RUNNING = [
-    page
-    for page in PAGES
-    if not own_test(page) and any(each.language in {"sh", "python"} and not each.needs for each in blocks(page))
-]
+
+
+def what_runs() -> dict[str, list[Block]]:
+    """Return what is run together: a page from top to bottom, but each example of the reference by itself."""
+    found: dict[str, list[Block]] = {}
+    for page in PAGES:
+        run = [each for each in blocks(page) if each.language in {"sh", "python"} and not each.needs]
+        if page == "docs/reference.md":
+            found |= {each.where: [each] for each in run}
+        elif run and not own_test(page):
+            found[page] = run
+    return found
+
+
+RUNNING = what_runs()
 
 
 # What is shown
@@ -250,15 +260,15 @@ def write_small_flickr8k(folder: Path) -> None:
     (folder / "flickr8k.toml").write_text(f'out = "work/flickr8k"\n\n[prepare]\n{options}')
 
 
-def lay_out(page: str, sandbox: SimpleNamespace) -> None:
-    """Put what the page uses, and does not make itself, where it looks for it."""
-    ran = "\n".join(block.text for block in blocks(page) if not block.needs)
-    makes = set(re.findall(r"--out (\S+)", ran))
-    for name in MADE_BEFORE:
-        if f"work/{name}" not in makes and f"work/{name}" in ran:
-            shutil.copytree(sandbox.fixture(name), sandbox.folder / "work" / name)
+def lay_out(shown: list[Block], sandbox: SimpleNamespace) -> None:
+    """Put what the blocks use, and do not make themselves, where they look for it."""
+    text = "\n".join(block.text for block in shown)
+    makes = set(re.findall(r"--out (\S+)", text))
+    for name, fixture in MADE_BEFORE.items():
+        if f"work/{name}" not in makes and f"work/{name}" in text:
+            shutil.copytree(sandbox.fixture(fixture), sandbox.folder / "work" / name)
     for out, command in MADE_BY.items():
-        if out not in makes and out in ran:
+        if out not in makes and out in text:
             assert main(command.split()) == 0
 
 
@@ -299,19 +309,17 @@ def run_shell(block: Block, sandbox: SimpleNamespace, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    "page", [page if page == "README.md" else pytest.param(page, marks=pytest.mark.slow) for page in RUNNING]
+    "name", [name if name == "README.md" else pytest.param(name, marks=pytest.mark.slow) for name in RUNNING]
 )
-def test_what_a_page_shows_runs(
-    page: str, ray_cluster: None, sandbox: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+def test_what_is_shown_runs(
+    name: str, ray_cluster: None, sandbox: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lay_out(page, sandbox)
+    lay_out(RUNNING[name], sandbox)
     names: dict[str, object] = {}
-    for block in blocks(page):
-        if block.needs:
-            continue
+    for block in RUNNING[name]:
         if block.language == "sh":
             run_shell(block, sandbox, monkeypatch)
-        elif block.language == "python":
+        else:
             exec(compile(block.text, block.where, "exec"), names)
 
 
