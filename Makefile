@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-all check check-all audit bench format lock clean
+.PHONY: help demo test test-all check check-all audit bench docs format lock clean
 
 help:
 	@echo "make demo      set up, and run every stage on the built-in dataset"
@@ -13,6 +13,7 @@ help:
 	@echo "make check     ruff (format, lint) and mypy"
 	@echo "make check-all check, and look for known vulnerabilities in requirements.lock (make audit)"
 	@echo "make bench     the benchmarks, a table each; make bench FULL=1 at full size"
+	@echo "make docs      docs/reference.md, from the code"
 	@echo "make format    ruff format, and the lint fixes that are safe"
 	@echo "make lock      pin the newest versions that pyproject.toml allows"
 	@echo "make clean     remove .venv and work/"
@@ -51,6 +52,9 @@ audit: $(READY)
 bench: $(READY)
 	@for each in scores decode train train_workers extract caption_stages caption_listing caption_scale; do \
 		$(BIN)/python benchmarks/$$each.py $(if $(FULL),--full) || exit 1; done
+
+docs: $(READY)
+	$(BIN)/python docs/make_reference.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -20,8 +20,8 @@ import numpy as np
 from raycap.devices import configure
 from raycap.errors import ConflictError, InputError, RaycapError
 from raycap.locations import absolute, join
-from raycap.model import MODEL_FILE, Bundle
-from raycap.model_card import CARD_FILE
+from raycap.model import Bundle
+from raycap.model_card import CARD_FILE, MODEL_FILE
 from raycap.storage import exists, is_folder, local_path, upload_folder, walk_files, write_json
 from raycap.text import TOKENIZER_FILE
 from raycap.tool_config import ExportConfig

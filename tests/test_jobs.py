@@ -23,6 +23,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     home = tmp_path_factory.mktemp("home")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_TMPDIR": "/tmp/raycap-jobs"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"  # the nodes' `python`
     ray = str(Path(sys.executable).with_name("ray"))
     subprocess.run([ray, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
     gcs, dashboard, agent = free_port(), free_port(), free_port()
@@ -91,3 +92,17 @@ def test_without_the_token_nobody_submits(cluster: dict[str, str], tmp_path: Pat
     answer = submit(cluster | {"HOME": str(tmp_path)}, "jobs/extract.py", "--help")
     assert answer.returncode != 0
     assert "token" in answer.stdout + answer.stderr
+
+
+@pytest.mark.slow
+def test_the_example_submits_a_job_and_follows_it(
+    cluster: dict[str, str], prepared: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "submit_to_a_cluster.py"), str(prepared)]
+    options = [str(tmp_path / "features"), "--encoder", str(encoder_file)]
+    for more, code, says in ([], 0, "48 features in"), (["--dtype", "float16"], 1, "was made with other options"):
+        answer = subprocess.run(
+            [*command, *options, *more], env=cluster, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert answer.returncode == code, answer.stdout + answer.stderr
+        assert says in answer.stdout
