@@ -11,7 +11,7 @@ help:
 	@echo "make test      set up, and run the tests"
 	@echo "make test-all  the slow tests too"
 	@echo "make check     ruff (format, lint) and mypy"
-	@echo "make check-all check, and look for known vulnerabilities in requirements.lock (make audit)"
+	@echo "make check-all check, and look for known vulnerabilities in both locks (make audit)"
 	@echo "make bench     the benchmarks, a table each; make bench FULL=1 at full size"
 	@echo "make docs      docs/reference.md, from the code"
 	@echo "make format    ruff format, and the lint fixes that are safe"
@@ -44,7 +44,8 @@ check-all: check audit
 
 # --strict: a package that could not be looked up is an error
 audit: $(READY)
-	@$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off -r requirements.lock || { \
+	@$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+		-r requirements.lock -r requirements-gpu.lock || { \
 		echo "make audit failed: either packages above have known vulnerabilities, or the vulnerability service did not"; \
 		echo "answer for all of them, and then nothing is known. It needs the JSON API of pypi.org, per version."; \
 		exit 1; }

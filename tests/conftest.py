@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # The environment that every process of the tests, Ray's workers among them, should see.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -18,6 +19,9 @@ import pytest
 from PIL import Image
 
 from raycap import storage
+
+if TYPE_CHECKING:
+    from nodes import Nodes
 
 _COLOURS = {"red": (200, 30, 30), "green": (30, 160, 40), "blue": (40, 60, 200), "yellow": (220, 200, 40)}
 _PLACES = {"left": 0, "right": 48}
@@ -119,13 +123,70 @@ def model(prepared: Path, features: Path, tmp_path_factory: pytest.TempPathFacto
     return out
 
 
+@pytest.fixture
+def nodes() -> Iterator["Nodes"]:
+    """A cluster of which a test adds and removes the nodes."""
+    from nodes import started
+
+    with started() as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="session")
+def many(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """1,200 photos, links to the 48, three of them broken; and their manifest."""
+    folder = tmp_path_factory.mktemp("many") / "photos"
+    folder.mkdir()
+    originals = sorted(photo_folder.iterdir())
+    for number in range(1200):
+        os.link(originals[number % 48], folder / f"{number:04d}.png")
+    for number in (7, 500, 1100):
+        (folder / f"{number:04d}.png").unlink()
+        (folder / f"{number:04d}.png").write_bytes(b"no photo")
+    return folder, make_manifest(folder.parent / "m.parquet", {path.name: path for path in sorted(folder.iterdir())})
+
+
+@pytest.fixture(scope="session")
+def undisturbed(many: tuple[Path, str], encoder_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What extract makes of them where nothing happens."""
+    out = tmp_path_factory.mktemp("undisturbed") / "features"
+    _raycap("extract", "--manifest", many[1], "--encoder", encoder_file, "--out", out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def captions_alone(many: tuple[Path, str], model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What caption makes of them where nothing happens."""
+    out = tmp_path_factory.mktemp("alone") / "captions"
+    _raycap("caption", many[0], "--model", model, "--out", out, expected=3)
+    return out
+
+
+@pytest.fixture(scope="session")
+def trained_alone(prepared: Path, features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two workers train in eight epochs where nothing happens."""
+    from nodes import finish, started, training
+
+    out = tmp_path_factory.mktemp("trained") / "model"
+    with started() as nodes:
+        nodes.add("--num-cpus=2")
+        finish(nodes.raycap(*training(prepared, features, out, epochs=8, num_workers=2)))
+    return out
+
+
+def _raycap(*arguments: object, expected: int = 0) -> None:
+    command = [sys.executable, "-m", "raycap", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == expected, done.stderr
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def make_manifest(path: Path, photos: dict[str, Path | str]) -> str:
+def make_manifest(path: Path | str, photos: dict[str, Path | str]) -> str:
     """Write a manifest of photos by id; return its location."""
     table = pa.table({"image_id": list(photos), "uri": [str(uri) for uri in photos.values()]})
     storage.write_table(str(path), table)

@@ -282,22 +282,68 @@ def test_encoder_that_moved(model: Path, encoder_file: Path, folder: Path, tmp_p
     assert caption(config).num_captions == 1
 
 
+def test_finished_photos_are_not_opened_again(model: Path, photo_folder: Path, folder: Path, tmp_path: Path) -> None:
+    """Their files are gone, and only their names still in the list."""
+    listed = tmp_path / "list.txt"
+    finished = sorted(path for path in folder.rglob("*") if path.suffix in {".png", ".JPG"})
+    listed.write_text("\n".join(map(str, finished)))
+    out = tmp_path / "out"
+    config = CaptionConfig(photos=(str(listed),), model=str(model), out=str(out))
+    assert caption(config).num_captions == 3
+    before, failed = captions_of(out), pd.read_parquet(out / "failures").to_dict("records")
+    for path in finished:
+        path.unlink()
+    more = sorted(photo_folder.iterdir())[:2]
+    listed.write_text("\n".join(map(str, [*finished, *more])))
+    result = caption(config)
+    assert (result.num_photos, result.num_new, result.num_captions, result.num_failures) == (6, 2, 5, 1)
+    after = captions_of(out)
+    pd.testing.assert_frame_equal(after.loc[before.index], before)
+    assert pd.read_parquet(out / "failures").to_dict("records") == failed
+    # the files are really what a photo is read from
+    (tmp_path / "other").mkdir()
+    other = caption(replace(config, out=str(tmp_path / "other")))
+    assert (other.num_captions, other.num_failures) == (2, 4)
+
+
 def test_rays_metrics_have_the_counts(model: Path, folder: Path) -> None:
     import ray
 
-    def counted() -> dict[str, float]:
+    def metrics() -> dict[str, float]:
         port = ray.nodes()[0]["MetricsExportPort"]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             text = answer.read().decode()
-        found = re.findall(r'^ray_raycap_photos_total{.*?outcome="(\w+)".*?stage="caption".*?} ([\d.]+)', text, re.M)
-        return {outcome: float(value) for outcome, value in found}
+        counted = re.findall(r'^ray_raycap_photos_total{.*?outcome="(\w+)".*?stage="caption".*?} ([\d.]+)', text, re.M)
+        shown = re.findall(r'^ray_raycap_(pending_photos|photos_per_s){.*?stage="caption".*?} ([\d.e+-]+)', text, re.M)
+        return {name: float(value) for name, value in [*counted, *shown]}
 
-    before = counted()
+    def wait_for(**expected: float) -> dict[str, float]:
+        """Wait until all of it has been seen: Ray shows a gauge for some seconds after it was set."""
+        deadline, seen = time.monotonic() + 60, set[tuple[str, float]]()
+        while not expected.items() <= seen:
+            assert time.monotonic() < deadline, f"{sorted(seen)}, not {expected}"
+            seen |= metrics().items()
+            time.sleep(0.5)
+        return dict(seen)
+
+    before, now = {"done": 0.0, "failed": 0.0}, metrics()
+    while not now.items() <= before.items():  # earlier tests' counts come for some ten seconds
+        before |= now
+        time.sleep(11)
+        now = metrics()
     caption(CaptionConfig(photos=(str(folder),), model=str(model), out=str(folder.parent / "out")))
-    deadline = time.monotonic() + 60
-    while {name: value - before.get(name, 0.0) for name, value in counted().items()} != {"done": 3.0, "failed": 1.0}:
-        assert time.monotonic() < deadline
-        time.sleep(1.0)
+    now = wait_for(done=before["done"] + 3, failed=before["failed"] + 1, pending_photos=0.0)
+    assert now["photos_per_s"] > 0
+
+    # a run that ends before its photos do leaves what was pending
+    for number in range(120):
+        (folder / f"broken {number}.jpg").write_text("no photo")
+    workers = WorkersConfig(shard_size=20, max_failure_rate=0.1)
+    with pytest.raises(TooManyFailuresError, match=r"of \d+ photos failed") as error:
+        caption(CaptionConfig(photos=(str(folder),), model=str(model), out=str(folder.parent / "2"), workers=workers))
+    tried = int(str(error.value).split()[2])
+    assert tried < 124
+    wait_for(pending_photos=124.0 - tried)
 
 
 @pytest.mark.slow

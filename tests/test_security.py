@@ -39,7 +39,8 @@ from raycap.sidecars import Sidecars, delete_written_sidecars
 from raycap.storage import open_parquet, read_table, write_table
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted([*ROOT.glob("raycap/*.py"), *ROOT.glob("jobs/*.py")])
+SOURCES = sorted([*ROOT.glob("raycap/**/*.py"), *ROOT.glob("jobs/*.py")])
+LOCKS = ("requirements.lock", "requirements-gpu.lock")
 
 
 class Trap:
@@ -63,7 +64,7 @@ def trap(tmp_path):
 # ---- no pickle is loaded from storage
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_unpickles_and_every_model_is_loaded_in_safe_mode(path):
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -497,13 +498,13 @@ def test_errors_and_messages_cannot_steer_a_terminal(capsys, tmp_path):
 def test_everything_is_printed_in_one_place():
     """So that nothing goes around the escaping: print is called by progress, and by the help and version texts."""
     found = {
-        path.stem: sum(
+        str(path.relative_to(ROOT)): sum(
             isinstance(node, ast.Call) and ast.unparse(node.func) in {"print", "sys.stdout.write", "sys.stderr.write"}
             for node in ast.walk(ast.parse(path.read_text("utf-8")))
         )
         for path in SOURCES
     }
-    assert {name: count for name, count in found.items() if count} == {"progress": 3, "cli": 2}
+    assert {name: count for name, count in found.items() if count} == {"raycap/progress.py": 3, "raycap/cli.py": 2}
 
 
 class Operation:
@@ -568,15 +569,19 @@ def test_a_ray_of_our_own_listens_on_loopback_alone(verbose):
 # ---- dependencies are audited
 
 
-def test_dependencies_are_pinned_by_hash_and_audited():
-    lock = (ROOT / "requirements.lock").read_text("utf-8")
+@pytest.mark.parametrize("name", LOCKS)
+def test_dependencies_are_pinned_by_hash(name):
+    lock = (ROOT / name).read_text("utf-8")
     pins = re.split(r"\n(?=[a-z0-9])", lock)
     assert all("--hash=sha256:" in each for each in pins if "==" in each)
     assert not re.search(r"https?://|--(extra-)?index-url|--find-links|--trusted-host", lock)
+
+
+def test_dependencies_are_audited():
     recipe = (ROOT / "Makefile").read_text("utf-8")
     assert re.search(r"^check-all: check audit\b", recipe, re.MULTILINE)
     audit = recipe.partition("\naudit:")[2].partition("\n\n")[0]
     # strict: what could not be looked up is an error, and not passed over
-    for option in ("--strict", "--require-hashes", "--disable-pip", "-r requirements.lock"):
-        assert option in audit
+    for option in ("--strict", "--require-hashes", "--disable-pip", *(f"-r {name}" for name in LOCKS)):
+        assert option in audit.split("||")[0]
     assert "exit 1" in audit

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raycap.config import ModelConfig, TrainConfig
+from raycap.config import CaptionConfig, ModelConfig, TrainConfig
 from raycap.errors import ConflictError, InputError, RaycapError
 from raycap.model import Bundle
 from raycap.runs import read_run
+from raycap.stages.caption import caption
 from raycap.stages.train import train
 from raycap.storage import read_json
 
@@ -124,15 +125,25 @@ def test_several_workers_open_no_port_untold(prepared: Path, features: Path, tmp
 
 
 def test_the_same_seed_trains_the_same_weights(
-    ray_cluster: None, prepared: Path, features: Path, tmp_path: Path
+    ray_cluster: None, prepared: Path, features: Path, photo_folder: Path, tmp_path: Path
 ) -> None:
+    """And weights that are the same say the same."""
     model = ModelConfig(units=16, embedding_dim=8, dropout=0.5)
+    said: dict[str, dict[str, tuple[str, float]]] = {}
     for name, seed in (("first", 3), ("again", 3), ("other", 4)):
-        train(small(prepared, features, tmp_path / name, model=model, seed=seed))
+        train(small(prepared, features, tmp_path / name, model=model, seed=seed, epochs=10))
+        rows: list[dict[str, Any]] = []
+        caption(CaptionConfig(photos=(str(photo_folder),), model=str(tmp_path / name)), show=rows.append)
+        said[name] = {row["image_id"]: (row["caption"], row["log_prob"]) for row in rows}
     first, again, other = (weights(tmp_path / name) for name in ("first", "again", "other"))
     for mine, theirs in zip(first, again, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-6)
     assert not all(np.allclose(mine, theirs, atol=1e-2) for mine, theirs in zip(first, other, strict=True))
+    assert len(said["first"]) == 48
+    for image_id, (words, log_prob) in said["first"].items():
+        assert said["again"][image_id] == (words, pytest.approx(log_prob, abs=1e-5))
+        assert said["other"][image_id] != (words, pytest.approx(log_prob, abs=1e-3))
+    assert len({words for words, _ in said["first"].values()}) > 1, "a model that says the same of all shows little"
 
 
 def test_patience_stops(ray_cluster: None, prepared: Path, features: Path, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The train stage: features and captions to a bundle, with Ray Train. Knows nothing of photos' pixels."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from raycap.board import watched_board
 from raycap.chatter import without_chatter
 from raycap.cluster import Capacity, connect, is_own, own_errors
 from raycap.config import TrainConfig
-from raycap.errors import InputError, RaycapError
+from raycap.errors import InputError, RaycapError, WorkerDiedError
 from raycap.features import FeatureSet
 from raycap.locations import join, with_absolute
 from raycap.prepared import Prepared
@@ -53,6 +54,7 @@ def train(config: TrainConfig) -> TrainResult:
         InputError: if captions or features are missing, or several workers would open ports that nobody allowed.
         ConflictError: if the output was made with other options or other inputs, or another run is writing it.
         RaycapError: if the loss is no longer a number.
+        WorkerDiedError: if workers died more often than they are to be started again.
     """
     if config.num_workers > 1 and is_own() and not config.open_ports:
         raise InputError(
@@ -126,7 +128,7 @@ def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
             )
             progress.update(state["done"], note=note, label=f"epoch {state['epoch']}/{config.epochs}")
 
-        with own_errors(), watched_board(show) as board:
+        with _deaths(config.max_restarts), own_errors(), watched_board(show) as board:
             trainer = TensorflowTrainer(
                 run_worker,
                 train_loop_config={"config": config, "num_threads": threads, "board": board},
@@ -144,6 +146,21 @@ def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
                 ),
             )
             trainer.fit()
+
+
+@contextmanager
+def _deaths(max_restarts: int) -> Iterator[None]:
+    """Raise what a person needs to know of workers that died, out of Ray's reports of each."""
+    try:
+        yield
+    except ray.train.WorkerGroupError as error:
+        failures = [getattr(each, "health_check_failure", each) for each in error.worker_failures.values()]
+        if not any(isinstance(each, ray.exceptions.RayActorError) for each in failures):
+            raise
+        raise WorkerDiedError(
+            f"a train worker's process or node died, after as many restarts as --max-restarts allows ({max_restarts}); "
+            "for want of memory as a rule. The same command goes on from the last epoch"
+        ) from error
 
 
 def _read_outcome(out: str) -> dict[str, Any]:
