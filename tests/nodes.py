@@ -5,6 +5,7 @@ Nodes are Ray's own processes on this machine, a CPU each. Drivers are processes
 
 import os
 import secrets
+import shlex
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psutil
+import pytest
 from conftest import free_port
 
 from raycap.cluster import KEEP_IDLE_WORKERS
@@ -46,18 +48,25 @@ class Nodes:
             time.sleep(0.2)
         self.environment["RAY_ADDRESS"] = f"127.0.0.1:{port}"
 
-    def _start(self, *options: str) -> subprocess.Popen[bytes]:
+    def _start(self, *options: str, hidden: Path | None = None) -> subprocess.Popen[bytes]:
         ray = str(Path(sys.executable).with_name("ray"))
         command = [ray, "start", "--block", f"--dashboard-agent-listen-port={free_port()}", *options]
+        if hidden is not None:  # in a mount namespace of its own, where something else lies there
+            script = 'mount -t tmpfs none "$0" && exec "$@"'
+            command = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, str(hidden), *command]
         node = subprocess.Popen(
             command, env=self.environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         self._nodes.append(node)
         return node
 
-    def add(self, *options: str) -> subprocess.Popen[bytes]:
-        """Start a node, of one CPU by default; two that start at once can choose the same port."""
-        node = self._start(f"--address={self.environment['RAY_ADDRESS']}", *(options or ("--num-cpus=1",)))
+    def add(self, *options: str, hidden: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start a node, of one CPU by default, which does not see what is in the folder `hidden`.
+
+        Two that start at once can choose the same port.
+        """
+        address = f"--address={self.environment['RAY_ADDRESS']}"
+        node = self._start(address, *(options or ("--num-cpus=1",)), hidden=hidden)
         deadline = time.monotonic() + 60
         while not self.workers(node, "RuntimeEnvAgent"):
             assert node.poll() is None
@@ -167,6 +176,41 @@ def killed_and_started_again(start: Callable[[], subprocess.Popen[str]], progres
     run = start()
     run.communicate(timeout=400)
     return run.returncode
+
+
+def on_a_full_disk(folder: Path, size: str, *arguments: object, expected: int = 0) -> Path:
+    """Run a command on a real disk of some size, in a mount namespace of its own; then it gets larger, and the same
+    command goes on. Return what it holds then.
+
+    Args:
+        folder: where the disk is, as `disk`.
+        size: as `mount` takes it; too small for what the command writes.
+        arguments: of `raycap`.
+        expected: the command's exit code once there is room.
+    """
+    disk, kept = folder / "disk", folder / "kept"
+    disk.mkdir()
+    command = shlex.join([sys.executable, "-m", "raycap", *map(str, arguments)])
+    script = f"""
+        mount -t tmpfs -o size={size} none {disk} || exit 77
+        {command} 2> {folder}/said > /dev/null; echo $? > {folder}/code
+        find {disk} -name '.*' -type f > {folder}/left
+        mount -o remount,size=100m {disk}
+        {command} > /dev/null 2> {folder}/then; test $? = {expected} || exit 1
+        cp -r {disk} {kept}
+    """
+    done = subprocess.run(
+        ["unshare", "--mount", "--map-root-user", "sh", "-c", script], capture_output=True, text=True, check=False
+    )
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip(f"nobody may mount here: {done.stderr}")
+    assert done.returncode == 0, (folder / "then").read_text()
+    said = (folder / "said").read_text()
+    assert (folder / "code").read_text() in {"1\n", "2\n"}, said
+    assert "No space left on device" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert (folder / "left").read_text() == "", "temporary files are left"
+    return kept
 
 
 def features_of(out: Path) -> pd.Series:

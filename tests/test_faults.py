@@ -1,8 +1,6 @@
 """A cluster of several nodes, and what befalls extract and every stage on it: killed for real, the result compared."""
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from nodes import (
     finish,
     killed_and_started_again,
     loading,
+    on_a_full_disk,
     require_same_features,
     shards,
     started,
@@ -100,31 +99,9 @@ def test_a_second_run_on_the_same_output_is_refused(
 
 
 def test_the_disk_is_full(many: tuple[Path, str], encoder_file: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """A real disk, of 200 kB, in a mount namespace of its own; then it gets larger, and the same command goes on."""
-    out = tmp_path / "disk"
-    out.mkdir()
-    command = f"{sys.executable} -m raycap extract --manifest {many[1]} --encoder {encoder_file} --out {out}/features"
-    script = f"""
-        mount -t tmpfs -o size=200k none {out} || exit 77
-        {command} --shard-size 16 2> {tmp_path}/said; echo $? > {tmp_path}/code
-        find {out} -name '.*' -type f > {tmp_path}/left
-        mount -o remount,size=100m {out}
-        {command} --shard-size 16 2> /dev/null || exit 1
-        cp -r {out}/features {tmp_path}/features
-    """
-    done = subprocess.run(
-        ["unshare", "--mount", "--map-root-user", "sh", "-c", script], capture_output=True, text=True, check=False
-    )
-    if done.returncode == 77 or "unshare" in done.stderr:
-        pytest.skip(f"nobody may mount here: {done.stderr}")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "code").read_text() == "1\n"
-    said = (tmp_path / "said").read_text()
-    assert "No space left on device" in said.splitlines()[-1]
-    assert "the same command goes on" in said.splitlines()[-1]
-    assert "Traceback" not in said
-    assert (tmp_path / "left").read_text() == ""
-    require_same_features(tmp_path / "features", undisturbed)
+    options = ("extract", "--manifest", many[1], "--encoder", encoder_file, "--out", tmp_path / "disk/features")
+    kept = on_a_full_disk(tmp_path, "200k", *options, "--shard-size", 16)
+    require_same_features(kept / "features", undisturbed)
 
 
 def test_nodes_that_an_autoscaler_starts(
@@ -165,18 +142,19 @@ def test_nodes_that_an_autoscaler_starts(
     assert "waiting for a node with CPUs and 1 GPUs" in said
 
 
-def test_an_output_that_a_node_does_not_see_is_refused(nodes: Nodes) -> None:
-    """What only the driver's process sees is not there for another node's."""
+def test_an_output_that_a_node_does_not_see_is_refused(
+    nodes: Nodes, many: tuple[Path, str], encoder_file: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """A node that joins after the job began, and has a disk of its own where the output is."""
+    shared = tmp_path / "not shared"
+    shared.mkdir()
+    options = ("extract", "--manifest", many[1], "--encoder", encoder_file, "--out", shared / "features")
+    run = nodes.raycap(*options)
+    blind = nodes.add(hidden=shared)
+    said = finish(run, expected=2)
+    assert "is not the same on every node of the cluster" in said.splitlines()[-1]
+    assert read_json(str(shared / "features/run.json"))["result"] is None
+    nodes.remove(blind)
     nodes.add()
-    code = (
-        "import os, raycap.cluster as c\n"
-        "c.connect()\n"
-        "c.require_on_every_node('/proc')\n"
-        "here = os.open('/', os.O_RDONLY)\n"
-        "os.dup2(here, 777)\n"
-        "c.require_on_every_node('/proc/self/fd/777')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=nodes.environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert "/proc/self/fd/777 is not seen on" in done.stderr
+    finish(nodes.raycap(*options))
+    require_same_features(shared / "features", undisturbed)

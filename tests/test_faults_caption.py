@@ -10,6 +10,7 @@ from nodes import (
     finish,
     killed_and_started_again,
     loading,
+    on_a_full_disk,
     require_same_captions,
     shards,
     wait_for,
@@ -39,6 +40,14 @@ def test_caption_loses_workers_and_all_nodes_but_a_late_one(
     assert shards(out / "captions") < 250, "too little is left to show anything"
     finish(run, expected=3)
     require_same_captions(out, texts, captions_alone)
+
+
+def test_the_disk_is_full(many: tuple[Path, str], model: Path, captions_alone: Path, tmp_path: Path) -> None:
+    """Shards, .txt files and captions.jsonl are on it."""
+    out, texts = tmp_path / "disk/captions", tmp_path / "disk/texts"
+    options = ("--model", model, "--out", out, "--formats", "jsonl", "--sidecars", texts, "--shard-size", 16)
+    kept = on_a_full_disk(tmp_path, "2m", "caption", many[0], *options, expected=3)
+    require_same_captions(kept / "captions", kept / "texts", captions_alone)
 
 
 def test_a_captioner_dies_while_it_loads(

@@ -13,6 +13,7 @@ from nodes import (
     finish,
     killed_and_started_again,
     loading,
+    on_a_full_disk,
     require_same_training,
     training,
     wait_for,
@@ -76,6 +77,13 @@ def test_a_train_worker_that_always_dies_ends_the_run(
     said = finish(run, expected=1)
     assert "after as many restarts as --max-restarts allows (1)" in said.splitlines()[-1]
     assert "Traceback" not in said
+
+
+def test_the_disk_is_full(prepared: Path, features: Path, trained_alone: Path, tmp_path: Path) -> None:
+    """Checkpoints, logs and the bundle are on it."""
+    command = training(prepared, features, tmp_path / "disk/model", epochs=8, num_workers=1)
+    kept = on_a_full_disk(tmp_path, "300k", *command)
+    require_same_training(kept / "model", trained_alone)
 
 
 def test_train_with_its_driver_killed_20_times(nodes: Nodes, prepared: Path, features: Path, tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ def test_every_stage_on_an_object_store(store: Environment, photo_folder: Path, 
     raycap(store, "evaluate", "--model", "s3://raycap/model", *inputs, "--out", "s3://raycap/scores")
     assert written("prepared", "scores") == before
 
+
 @pytest.mark.parametrize("error", [OSError("the disk of the spool is gone"), KeyboardInterrupt()])
 def test_an_upload_that_fails_shows_nothing(
     error: BaseException, store: Environment, monkeypatch: pytest.MonkeyPatch
@@ -167,10 +168,6 @@ def test_of_two_runs_on_one_output_of_an_object_store_one_goes_on(
     found = pq.read_table("raycap/twice/features", filesystem=bucket(), columns=["image_id"])
     assert sorted(found["image_id"].to_pylist()) == sorted(path.name for path in photo_folder.iterdir())
     assert not [name for name in names("twice") if "/." in name]
-
-
-def test_a_run_killed_on_an_object_store_goes_on(store: Environment, photo_folder: Path, encoder_file: Path) -> None:
-
 
 
 def written(*folders: str) -> dict[str, bytes]:
