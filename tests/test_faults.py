@@ -18,6 +18,8 @@ from nodes import (
     wait_for,
 )
 
+from raycap.storage import read_json
+
 pytestmark = pytest.mark.slow
 
 
