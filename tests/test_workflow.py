@@ -286,3 +286,14 @@ def test_the_same_command_goes_on(how: signal.Signals, dataset: Path, encoder_fi
     assert result["up_to_date"] == ["prepare", "extract"]
     assert list(result["seconds"]) == ["train", "evaluate"]
     assert "Traceback" not in second.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_falls_back_to_random_weights_and_twice_is_once(ray_cluster: None, tmp_path: Path) -> None:
+    options = DemoConfig(out=str(tmp_path / "demo"), num_train=16, num_dev=4, num_test=4)
+    first = demo(options)
+    assert first.weights == ("random" if (tmp_path / "demo" / "NOTICE.txt").exists() else "imagenet")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("run.json")}
+    assert {path.parent.name for path in before} == {"prepared", "features", "model", "scores"}
+    assert demo(options) == first
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("run.json")} == before
