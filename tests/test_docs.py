@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import tyro
 from pages import (
     NEEDS,
     PAGES,
@@ -28,11 +27,14 @@ from pages import (
     words_of,
 )
 from PIL import Image
-from test_reference import COMMANDS, make_reference
 
+from raycap.arguments import flags_of, parse
 from raycap.cli import main
+from raycap.commands import COMMANDS
+from raycap.errors import InputError
+from raycap.options import build, negated
+from raycap.usage import SWITCHES
 
-CONFIGS = {command.name: command.config for command in COMMANDS}
 # Options of other programs that the text names by themselves.
 OTHERS = {
     "--working-dir": "ray job submit",
@@ -119,7 +121,7 @@ def test_a_page_with_a_test_of_its_own_is_run_there(page: str) -> None:
     assert Path(page).name in read(str(own_test(page)))
 
 
-@pytest.mark.parametrize("command", CONFIGS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_is_undocumented(command: str) -> None:
     shown = [
         call
@@ -137,18 +139,9 @@ def test_no_command_is_undocumented(command: str) -> None:
 
 
 @cache
-def switches() -> frozenset[str]:
-    """The options of raycap itself, as its own help has them."""
-    answer = subprocess.run([sys.executable, "-m", "raycap", "--help"], capture_output=True, text=True, check=True)
-    return frozenset(re.findall(r"--[a-z][\w-]*", answer.stdout)) | {"--help", "--version"}
-
-
-@cache
 def options_of(command: str) -> frozenset[str]:
-    (found,) = (each for each in COMMANDS if each.name == command)
-    tables = [found.options, *map(make_reference.options_of, found.groups)]
-    names = {option.name for table in tables for option in table if option.name.startswith("--")}
-    return frozenset(names | {f"--no-{name[2:]}" for name in names} | switches())
+    flags = flags_of(COMMANDS[command].options)
+    return frozenset([*flags, *map(negated, flags), *SWITCHES, "--version"])
 
 
 def options_in(words: list[str]) -> set[str]:
@@ -158,39 +151,40 @@ def options_in(words: list[str]) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_options_in_the_text_exist(page: str) -> None:
-    everywhere = frozenset[str]().union(*map(options_of, CONFIGS))
+    everywhere = frozenset[str]().union(*map(options_of, COMMANDS))
     for code in code_in_text(page):
         first, *rest = code.split()
-        if first == "raycap" and rest and rest[0] in CONFIGS:
+        if first == "raycap" and rest and rest[0] in COMMANDS:
             assert options_in(rest) <= options_of(rest[0]), code
-        elif first in CONFIGS:
+        elif first in COMMANDS:
             assert options_in(rest) <= options_of(first), code
         elif first.startswith("--") or first == "raycap":
             assert options_in(code.split()) <= everywhere | OTHERS.keys(), code
         if first == "raycap" and rest and re.fullmatch(r"[a-z]+", rest[0]):
-            assert rest[0] in CONFIGS, code
+            assert rest[0] in COMMANDS, code
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_commands_take_the_options_that_they_are_shown_with(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_take_the_options_that_they_are_shown_with(page: str) -> None:
     for block in blocks(page):
         for call in (
             [call for line in block.commands for call in calls_of_raycap(line)] if block.language == "sh" else []
         ):
             if not call or call[0].startswith("-"):
-                assert options_in(call) <= switches(), block.where
+                assert options_in(call) <= {*SWITCHES, "--version"}, block.where
                 continue
-            assert call[0] in CONFIGS, f"{block.where}: there is no command {call[0]}"
-            given = [word for word in call[1:] if word not in switches()]
-            if "..." in given:
+            assert call[0] in COMMANDS, f"{block.where}: there is no command {call[0]}"
+            given, options = [word for word in call[1:] if word not in SWITCHES], COMMANDS[call[0]].options
+            if "..." in given or "--help" in call:
                 assert options_in(given) <= options_of(call[0]), block.where
                 continue
-            if call[1:] == ["--help"]:
-                continue
             try:
-                tyro.cli(CONFIGS[call[0]], args=given, config=(tyro.conf.OmitArgPrefixes,))
-            except SystemExit:
-                pytest.fail(f"{block.where}: raycap {' '.join(call)}\n{capsys.readouterr().err}")
+                parsed = parse(options, given, prog="raycap")
+                if not parsed.others and call[0] != "config":
+                    build(options, parsed.values)
+            except InputError as error:
+                pytest.fail(f"{block.where}: raycap {' '.join(call)}\n{error}")
+            assert not [word for word in parsed.others if not word.endswith(".toml")], block.where
 
 
 def test_rays_own_options_exist() -> None:
