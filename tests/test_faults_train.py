@@ -1,7 +1,6 @@
 """Train on a cluster of several nodes: processes and nodes are killed for real, and the result compared."""
 
 import subprocess
-import time
 from pathlib import Path
 
 import psutil
@@ -59,23 +58,6 @@ def test_a_train_worker_dies_while_it_loads(
         starting(nodes, first)[0].kill()
     finish(run)
     require_same_training(out, trained_alone)
-
-
-def test_a_train_worker_that_always_dies_ends_the_run(
-    nodes: Nodes, prepared: Path, features: Path, tmp_path: Path
-) -> None:
-    node = nodes.add()
-    command = training(prepared, features, tmp_path / "model", epochs=8, num_workers=1)
-    run = nodes.raycap(*command, "--max-restarts", 1)
-    deadline = time.monotonic() + 150
-    while run.poll() is None:
-        assert time.monotonic() < deadline, "it tries for ever"
-        for process in starting(nodes, node):
-            process.kill()
-        time.sleep(0.02)
-    said = finish(run, expected=1)
-    assert "after as many restarts as --max-restarts allows (1)" in said.splitlines()[-1]
-    assert "Traceback" not in said
 
 
 def test_train_with_its_driver_killed_20_times(nodes: Nodes, prepared: Path, features: Path, tmp_path: Path) -> None:

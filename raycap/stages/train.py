@@ -1,8 +1,7 @@
 """The train stage: features and captions to a bundle, with Ray Train. Knows nothing of photos' pixels."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import ray.train
 
 from raycap.cluster import Capacity, connect, own_errors, require_on_every_node, watched_board
 from raycap.config import TrainConfig
-from raycap.errors import InputError, RaycapError, WorkerDiedError
+from raycap.errors import InputError, RaycapError
 from raycap.features import FeatureSet
 from raycap.locations import join, with_absolute
 from raycap.prepared import Prepared
@@ -51,7 +50,6 @@ def train(config: TrainConfig) -> TrainResult:
         InputError: if captions or features are missing.
         ConflictError: if the output was made with other options or other inputs, or another run is writing it.
         RaycapError: if the loss is no longer a number.
-        WorkerDiedError: if workers died more often than they are to be started again.
     """
     config = with_absolute(config, "prepared", "features", "out")
     prepared = Prepared.open(config.prepared)
@@ -112,7 +110,7 @@ def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
             epochs_said = len(state["history"])
             progress.update(state["done"], label=f"epoch {state['epoch']}/{config.epochs}")
 
-        with _deaths(config.max_restarts), own_errors(), watched_board(show) as board:
+        with own_errors(), watched_board(show) as board:
             trainer = TensorflowTrainer(
                 run_worker,
                 train_loop_config={"config": config, "num_threads": threads, "board": board},
@@ -130,21 +128,6 @@ def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
                 ),
             )
             trainer.fit()
-
-
-@contextmanager
-def _deaths(max_restarts: int) -> Iterator[None]:
-    """Raise what a person needs to know of workers that died, out of Ray's reports of each."""
-    try:
-        yield
-    except ray.train.WorkerGroupError as error:
-        failures = [getattr(each, "health_check_failure", each) for each in error.worker_failures.values()]
-        if not any(isinstance(each, ray.exceptions.RayActorError) for each in failures):
-            raise
-        raise WorkerDiedError(
-            f"a train worker's process or node died, after as many restarts as --max-restarts allows ({max_restarts}); "
-            "for want of memory as a rule. The same command goes on from the last epoch"
-        ) from error
 
 
 def _read_outcome(out: str) -> dict[str, Any]:
