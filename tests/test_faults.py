@@ -11,6 +11,7 @@ from nodes import (
     ENCODER,
     Nodes,
     finish,
+    kill_loading,
     killed_and_started_again,
     loading,
     require_same_features,
@@ -52,8 +53,7 @@ def test_an_encoder_dies_while_it_loads(
     out = tmp_path / "features"
     run = nodes.raycap("extract", "--manifest", many[1], "--encoder", encoder_file, "--out", out)
     for _ in range(3):
-        wait_for(lambda: loading(nodes, node, ENCODER), run)
-        loading(nodes, node, ENCODER)[0].kill()
+        wait_for(lambda: kill_loading(nodes, node, ENCODER), run)
     finish(run)
     require_same_features(out, undisturbed)
 

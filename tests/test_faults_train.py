@@ -1,17 +1,15 @@
 """Train on a cluster of several nodes: processes and nodes are killed for real, and the result compared."""
 
-import subprocess
 from pathlib import Path
 
-import psutil
 import pytest
 from nodes import (
     TRAINER,
     Nodes,
     epochs_done,
     finish,
+    kill_loading,
     killed_and_started_again,
-    loading,
     require_same_training,
     training,
     wait_for,
@@ -40,11 +38,6 @@ def test_train_loses_a_worker_and_a_node_and_goes_on_with_a_late_one(
     require_same_training(out, trained_alone)
 
 
-def starting(nodes: Nodes, node: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Return the workers that have begun to load TensorFlow, which they do after their constructor."""
-    return loading(nodes, node, TRAINER, within="")
-
-
 def test_a_train_worker_dies_while_it_loads(
     nodes: Nodes, prepared: Path, features: Path, trained_alone: Path, tmp_path: Path
 ) -> None:
@@ -53,9 +46,8 @@ def test_a_train_worker_dies_while_it_loads(
     out = tmp_path / "disturbed"
     run = nodes.raycap(*training(prepared, features, out, epochs=8, num_workers=2))
     for _ in range(2):
-        wait_for(lambda: starting(nodes, first), run)
+        wait_for(lambda: kill_loading(nodes, first, TRAINER, within=""), run)
         assert epochs_done(out) == 0
-        starting(nodes, first)[0].kill()
     finish(run)
     require_same_training(out, trained_alone)
 
