@@ -71,7 +71,7 @@ class TooManyFailuresError(RaycapError):
 
 
 class WorkerDiedError(RaycapError):
-    """A process dies whenever it is started, or too often."""
+    """A process dies while it loads a model, whenever it is started."""
 
 
 class MeteorError(RaycapError):

@@ -146,6 +146,14 @@ def loading(
     return [each for each in nodes.workers(node, kind) if _name(each).endswith(within) and _has_begun(each)]
 
 
+def kill_loading(nodes: Nodes, node: subprocess.Popen[bytes], kind: str, *, within: str = "__init__") -> bool:
+    """Kill a process that `loading` finds, if there is one now; return whether there was."""
+    for process in loading(nodes, node, kind, within=within):
+        process.kill()
+        return True
+    return False
+
+
 def _has_begun(process: psutil.Process) -> bool:
     try:
         return bool(process.memory_info().rss > 250 * 2**20)

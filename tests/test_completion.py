@@ -31,8 +31,8 @@ def ask_bash(*words: str) -> set[str]:
 
 def test_bash_completes_commands() -> None:
     assert ask_bash("") >= set(COMMANDS)
-    assert ask_bash("ex") == {"extract"}
-    assert ask_bash("--quiet", "ex") == {"extract"}
+    assert ask_bash("ext") == {"extract"}
+    assert ask_bash("--quiet", "ex") == {"extract", "export"}
     assert "--version" in ask_bash("--")
 
 
@@ -67,4 +67,4 @@ def test_every_option_is_in_the_script(shell: str) -> None:
             if not option.positional:
                 flag = option.flag if shell == "zsh" else f"-l {option.flag[2:]} "
                 assert flag in script
-    assert script.count("'") % 2 == 0 or shell == "fish"  # quotes are closed
+    assert script.replace(r"'\''", "").count("'") % 2 == 0 or shell == "fish"  # quotes are closed

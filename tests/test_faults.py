@@ -9,6 +9,7 @@ from nodes import (
     ENCODER,
     Nodes,
     finish,
+    kill_loading,
     killed_and_started_again,
     loading,
     on_a_full_disk,
@@ -53,8 +54,7 @@ def test_an_encoder_dies_while_it_loads(
     out = tmp_path / "features"
     run = nodes.raycap("extract", "--manifest", many[1], "--encoder", encoder_file, "--out", out)
     for _ in range(3):
-        wait_for(lambda: loading(nodes, node, ENCODER), run)
-        loading(nodes, node, ENCODER)[0].kill()
+        wait_for(lambda: kill_loading(nodes, node, ENCODER), run)
     finish(run)
     require_same_features(out, undisturbed)
 

@@ -8,8 +8,8 @@ from nodes import (
     ENCODER,
     Nodes,
     finish,
+    kill_loading,
     killed_and_started_again,
-    loading,
     on_a_full_disk,
     require_same_captions,
     shards,
@@ -59,8 +59,7 @@ def test_a_captioner_dies_while_it_loads(
     options = ("--model", model, "--out", out, "--formats", "jsonl", "--sidecars", texts)
     run = nodes.raycap("caption", many[0], *options)
     for _ in range(3):
-        wait_for(lambda: loading(nodes, node, CAPTIONER), run)
-        loading(nodes, node, CAPTIONER)[0].kill()
+        wait_for(lambda: kill_loading(nodes, node, CAPTIONER), run)
     finish(run, expected=3)
     require_same_captions(out, texts, captions_alone)
 

@@ -1,8 +1,7 @@
 """The train stage: features and captions to a bundle, with Ray Train. Knows nothing of photos' pixels."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +24,9 @@ from raycap.stages.train_worker import run_worker
 from raycap.storage import delete_folder, read_json
 
 CHECKPOINTS_FOLDER = "checkpoints"
+# Times that Ray Train may fail to start workers, whose deaths before training begins it does not count as failures; so
+# does it count a minute's wait for a node. So many are what a cloud may take to start one.
+_MAX_FAILED_STARTS = 15
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def train(config: TrainConfig) -> TrainResult:
         InputError: if captions or features are missing, or several workers would open ports that nobody allowed.
         ConflictError: if the output was made with other options or other inputs, or another run is writing it.
         RaycapError: if the loss is no longer a number.
-        WorkerDiedError: if workers died more often than they are to be started again.
+        WorkerDiedError: if workers cannot be started.
     """
     if config.num_workers > 1 and is_own() and not config.open_ports:
         raise InputError(
@@ -128,7 +130,7 @@ def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
             )
             progress.update(state["done"], note=note, label=f"epoch {state['epoch']}/{config.epochs}")
 
-        with _deaths(config.max_restarts), own_errors(), watched_board(show) as board:
+        with own_errors(), watched_board(show) as board:
             trainer = TensorflowTrainer(
                 run_worker,
                 train_loop_config={"config": config, "num_threads": threads, "board": board},
@@ -141,26 +143,19 @@ def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
                 run_config=ray.train.RunConfig(
                     name=name,
                     storage_path=join(config.out, CHECKPOINTS_FOLDER),
-                    failure_config=ray.train.FailureConfig(max_failures=config.max_restarts),
+                    failure_config=ray.train.FailureConfig(
+                        max_failures=config.max_restarts, controller_failure_limit=_MAX_FAILED_STARTS
+                    ),
                     checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
                 ),
             )
-            trainer.fit()
-
-
-@contextmanager
-def _deaths(max_restarts: int) -> Iterator[None]:
-    """Raise what a person needs to know of workers that died, out of Ray's reports of each."""
-    try:
-        yield
-    except ray.train.WorkerGroupError as error:
-        failures = [getattr(each, "health_check_failure", each) for each in error.worker_failures.values()]
-        if not any(isinstance(each, ray.exceptions.RayActorError) for each in failures):
-            raise
-        raise WorkerDiedError(
-            f"a train worker's process or node died, after as many restarts as --max-restarts allows ({max_restarts}); "
-            "for want of memory as a rule. The same command goes on from the last epoch"
-        ) from error
+            try:
+                trainer.fit()
+            except ray.train.ControllerError as error:
+                raise WorkerDiedError(
+                    f"{_MAX_FAILED_STARTS + 1} times there was no node for the workers within a minute, or workers died "
+                    "whenever they were started, for want of memory as a rule. The same command goes on from the last epoch"
+                ) from error
 
 
 def _read_outcome(out: str) -> dict[str, Any]:
