@@ -65,7 +65,7 @@ def test_a_train_worker_that_always_dies_ends_the_run(
         kill_loading(nodes, node, TRAINER, within="")
         time.sleep(0.02)
     said = finish(run, expected=1)
-    assert "workers died whenever they were started" in said.splitlines()[-1]
+    assert "died whenever they were started" in said.splitlines()[-1]
     assert "Traceback" not in said
 
 

@@ -153,8 +153,8 @@ def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
                 trainer.fit()
             except ray.train.ControllerError as error:
                 raise WorkerDiedError(
-                    f"{_MAX_FAILED_STARTS + 1} times there was no node for the workers within a minute, or workers died "
-                    "whenever they were started, for want of memory as a rule. The same command goes on from the last epoch"
+                    f"{_MAX_FAILED_STARTS + 1} times there was no node for the workers within a minute, or workers "
+                    "died whenever they were started, for want of memory as a rule; the same command goes on"
                 ) from error
 
 
