@@ -112,9 +112,9 @@ class Run:
             raise ConflictError(f"{out} holds the output of {earlier['stage']}; give {stage} another --out")
         if start_over:
             return run
-        was = earlier["identity"]
+        was = _with_defaults(earlier["identity"], config)
         # what an older raycap did not record of its inputs is not held against them
-        names = sorted({*was, *identity} - ({*(inputs or {})} - {*was}))
+        names = sorted(({*was, *identity} - ({*(inputs or {})} - {*was})) - {"out", *ignore})
         changed = [name for name in names if was.get(name) != identity.get(name)]
         if changed:
             said = "; ".join(_change(name, was.get(name), identity.get(name)) for name in changed)
@@ -137,6 +137,18 @@ class Run:
             "result": result,
         }
         write_json(join(self.out, RUN_FILE), record)
+
+
+def _with_defaults(recorded: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Return recorded options, and defaults for those that there were not yet in the raycap that recorded them."""
+    values = dict(recorded)
+    for field in dataclasses.fields(config):
+        given = getattr(config, field.name)
+        if dataclasses.is_dataclass(given):
+            values[field.name] = _with_defaults(values.get(field.name, {}), given)
+        elif field.name not in values and field.default is not dataclasses.MISSING:
+            values[field.name] = json.loads(json.dumps(field.default))
+    return values
 
 
 def require_record(out: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from raycap.errors import ConflictError, FormatError, InputError
 from raycap.runs import RUN_FILE, Run, read_run, short_hash, versions
 from raycap.schema import FORMAT_VERSION
-from raycap.storage import write_json
+from raycap.storage import read_json, write_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,6 +104,18 @@ def test_ignored_options_do_not_conflict(out):
     finished(out, ignore=("num_workers", "inner"))
     changed = Config(out=out, num_workers=8, inner=Inner(width=9))
     assert Run.open(out, "extract", changed, ignore=("num_workers", "inner")).result == {"num_features": 5}
+
+
+def test_options_that_an_older_raycap_did_not_have_count_as_their_defaults(out):
+    finished(out)
+    record = read_json(f"{out}/run.json")
+    del record["identity"]["seed"], record["identity"]["inner"]
+    write_json(f"{out}/run.json", record)
+    assert Run.open(out, "extract", Config(out=out)).result == {"num_features": 5}
+    with pytest.raises(ConflictError, match="seed was 0, now 1"):
+        Run.open(out, "extract", Config(out=out, seed=1))
+    with pytest.raises(ConflictError, match="inner was {'width': 3}, now {'width': 4}"):
+        Run.open(out, "extract", Config(out=out, inner=Inner(width=4)))
 
 
 def test_inputs_conflict(out):
