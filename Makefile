@@ -66,7 +66,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --upg
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header -q
 lock:
 	$(COMPILE) --extra cpu --group dev -o requirements.lock
-	$(COMPILE) --extra gpu --group cluster --constraints requirements.lock -o requirements-gpu.lock
+	$(COMPILE) --extra gpu --extra serve --group cluster --constraints requirements.lock -o requirements-gpu.lock
 
 clean:
 	rm -rf $(VENV) work

@@ -64,8 +64,9 @@ def make_data(folder: Path, count: int) -> Path:
     """Write what prepare and extract would, once."""
     from raycap.encoder_card import EncoderCard
     from raycap.features import feature_array
+    from raycap.parquet import write_table
     from raycap.schema import CAPTIONS, END_TOKEN, PHOTOS, START_TOKEN, feature_schema
-    from raycap.storage import write_table, write_text
+    from raycap.storage import write_text
     from raycap.text import Tokenizer
 
     if (folder / "tokenizer.json").exists():

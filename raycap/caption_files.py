@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from raycap.errors import DatasetError, InputError
 from raycap.locations import absolute, join
+from raycap.parquet import open_parquet
 from raycap.schema import SPLITS
-from raycap.storage import exists, is_folder, open_parquet, read_bytes
+from raycap.storage import exists, is_folder, read_bytes
 
 CaptionFormat = Literal["auto", "flickr8k", "coco", "karpathy", "csv", "jsonl", "parquet"]
 

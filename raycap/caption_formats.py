@@ -11,7 +11,8 @@ from typing import Any, Final, TextIO
 import pyarrow as pa
 
 from raycap.locations import join
-from raycap.storage import atomic_output, list_tables, open_parquet, read_table
+from raycap.parquet import list_tables, open_parquet, read_table
+from raycap.storage import atomic_output
 
 EXPORT_FILES: Final = {
     "jsonl": "captions.jsonl",

@@ -8,12 +8,13 @@ from typing import Any
 from raycap.errors import InputError, StaleError, WeightsError
 from raycap.locations import absolute
 from raycap.options import build
+from raycap.parquet import read_table
 from raycap.progress import say
 from raycap.runs import RUN_FILE, read_run
 from raycap.scenes import write_dataset
 from raycap.schema import HYPOTHESES_FILE
 from raycap.scores import EvaluateResult
-from raycap.storage import delete_file, read_table, write_text
+from raycap.storage import delete_file, write_text
 from raycap.tool_config import DemoConfig, RunConfig
 from raycap.workflow import RunResult, run
 

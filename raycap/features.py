@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from raycap.encoder_card import EncoderCard
 from raycap.errors import FormatError, InputError
 from raycap.locations import join
+from raycap.parquet import list_tables, read_schema, read_table
 from raycap.schema import CARD_KEY
-from raycap.storage import exists, list_tables, read_schema, read_table
+from raycap.storage import exists
 
 FOLDER = "features"
 

@@ -14,9 +14,10 @@ from raycap.encoder_card import EncoderCard
 from raycap.errors import FormatError, InputError
 from raycap.locations import as_utf8, file_name, join, parent
 from raycap.model_card import MODEL_FILE, ModelCard
+from raycap.parquet import list_tables, open_parquet
 from raycap.saved_models import read_config
 from raycap.schema import CAPTIONS, CARD_KEY, FAILURES, GENERATED, PHOTOS
-from raycap.storage import list_tables, open_parquet, read_bytes, read_json
+from raycap.storage import read_bytes, read_json
 
 Facts = dict[str, Any]
 

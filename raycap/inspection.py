@@ -16,10 +16,11 @@ from raycap.inspected_files import Facts, about_file, about_tables, bundle_facts
 from raycap.locations import absolute, as_utf8, join
 from raycap.model_card import BUNDLE_FOLDER, CARD_FILE, read_card
 from raycap.options import options_of
+from raycap.parquet import list_tables, read_table
 from raycap.prepared import CAPTIONS_FILE, PHOTOS_FILE
 from raycap.runs import RUN_FILE, read_run
 from raycap.shards import FAILURES_FOLDER
-from raycap.storage import exists, is_folder, list_tables, num_bytes, read_table, walk_files
+from raycap.storage import exists, is_folder, num_bytes, walk_files
 from raycap.text import TOKENIZER_FILE
 from raycap.tool_config import InspectConfig
 

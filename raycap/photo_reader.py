@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from raycap.config import LimitsConfig
 from raycap.errors import ImageError, ImageMissingError, ImageTimeoutError, ImageTooLargeError, InputError
-from raycap.storage import open_input, open_parquet, read_bytes
+from raycap.parquet import open_parquet
+from raycap.storage import open_input, read_bytes
 from raycap.time_limit import map_ahead
 
 _FILES_AHEAD = 4  # reads under way at once: what hides the latency of an object store

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from raycap.config import PhotosConfig
 from raycap.errors import InputError
 from raycap.locations import absolute, as_text, as_utf8, file_name, join, parent
-from raycap.storage import open_parquet, read_bytes
+from raycap.parquet import open_parquet
+from raycap.storage import read_bytes
 
 _IMAGE_COLUMNS = (
     "uri",

@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 
 from raycap.errors import InputError
 from raycap.locations import join
+from raycap.parquet import read_table
 from raycap.runs import read_run, short_hash
-from raycap.storage import exists, read_table, read_text
+from raycap.storage import exists, read_text
 from raycap.text import TOKENIZER_FILE, Tokenizer
 
 PHOTOS_FILE = "photos.parquet"

@@ -12,11 +12,12 @@ import pyarrow as pa
 from raycap.errors import InputError
 from raycap.features import FeatureSet
 from raycap.locations import absolute, join
+from raycap.parquet import list_tables, read_table
 from raycap.prepared import CAPTIONS_FILE, PHOTOS_FILE
 from raycap.runs import RUN_FILE
 from raycap.schema import FAILURES
 from raycap.shards import FAILURES_FOLDER
-from raycap.storage import exists, is_folder, list_tables, read_table
+from raycap.storage import exists, is_folder
 
 Location = str | os.PathLike[str]
 

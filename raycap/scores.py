@@ -7,9 +7,10 @@ from typing import Any
 
 from raycap.errors import FormatError, InputError
 from raycap.locations import join
+from raycap.parquet import read_schema, read_table
 from raycap.runs import read_run
 from raycap.schema import HYPOTHESES_FILE, SCORES_FILE
-from raycap.storage import read_json, read_schema, read_table
+from raycap.storage import read_json
 
 Scores = Mapping[str, Mapping[str, float]]
 

@@ -16,14 +16,9 @@ import pyarrow.compute as pc
 
 from raycap.errors import ConflictError, InputError
 from raycap.locations import join
+from raycap.parquet import list_tables, read_table, write_table
 from raycap.schema import FAILURES
-from raycap.storage import (
-    delete_file,
-    delete_folder,
-    list_tables,
-    read_table,
-    write_table,
-)
+from raycap.storage import delete_file, delete_folder
 
 FAILURES_FOLDER = "failures"
 ERROR_COLUMNS = ("error_type", "error_message")

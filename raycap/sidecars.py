@@ -14,18 +14,9 @@ import pyarrow as pa
 
 from raycap.errors import InputError
 from raycap.locations import absolute, join, split_query, without_suffix
+from raycap.parquet import list_tables, read_table, write_table
 from raycap.runs import short_hash
-from raycap.storage import (
-    delete_file,
-    exists,
-    is_folder,
-    list_files,
-    list_tables,
-    read_table,
-    read_text,
-    write_small_text,
-    write_table,
-)
+from raycap.storage import delete_file, exists, is_folder, list_files, read_text, write_small_text
 
 BESIDE: Final = "beside"
 _FOLDER = "sidecars"

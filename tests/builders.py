@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from raycap.encoder_card import EncoderCard
 from raycap.features import feature_array
+from raycap.parquet import write_table
 from raycap.schema import feature_schema
-from raycap.storage import write_table
 
 CARD = EncoderCard(
     name="tiny",

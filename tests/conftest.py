@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from raycap import storage
+from raycap import parquet
 
 if TYPE_CHECKING:
     from nodes import Nodes
@@ -189,5 +189,5 @@ def free_port() -> int:
 def make_manifest(path: Path | str, photos: dict[str, Path | str]) -> str:
     """Write a manifest of photos by id; return its location."""
     table = pa.table({"image_id": list(photos), "uri": [str(uri) for uri in photos.values()]})
-    storage.write_table(str(path), table)
+    parquet.write_table(str(path), table)
     return str(path)

@@ -14,7 +14,7 @@ from PIL import Image
 from pyarrow import fs
 
 import raycap
-from raycap import readers, storage
+from raycap import parquet, readers, storage
 from raycap.config import CaptionConfig, DecodingConfig, LimitsConfig
 from raycap.errors import (
     FormatError,
@@ -244,7 +244,7 @@ def test_readers_take_uris_and_other_stores(captioned: Path, monkeypatch: pytest
 
 
 def test_hypotheses_with_and_without_newer_columns(tmp_path: Path) -> None:
-    storage.write_table(str(tmp_path / "hypotheses.parquet"), pa.table({"image_id": ["a"], "hypothesis": ["b"]}))
+    parquet.write_table(str(tmp_path / "hypotheses.parquet"), pa.table({"image_id": ["a"], "hypothesis": ["b"]}))
     assert raycap.read_hypotheses(tmp_path).to_pylist() == [{"image_id": "a", "hypothesis": "b"}]
     with pytest.raises(FormatError, match="no column bleu_4"):
         raycap.read_hypotheses(tmp_path, columns=["bleu_4"])

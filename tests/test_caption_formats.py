@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pyarrow import fs
 
-from raycap import caption_formats, storage
+from raycap import caption_formats, parquet, storage
 from raycap.caption_formats import EXPORT_FILES, coco_id, export, export_location
 from raycap.schema import ALTERNATIVES, GENERATED
 
@@ -50,7 +50,7 @@ def row(number: int, caption: str = "a dog", **more) -> dict:
 
 
 def shard(out: Path, name: str, *rows: dict) -> None:
-    storage.write_table(f"{out}/captions/{name}.parquet", pa.Table.from_pylist(list(rows), schema=SCHEMA))
+    parquet.write_table(f"{out}/captions/{name}.parquet", pa.Table.from_pylist(list(rows), schema=SCHEMA))
 
 
 def exported(out: Path, file_format: str, numbers: list[int]) -> list[dict]:

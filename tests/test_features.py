@@ -8,8 +8,8 @@ from builders import CARD, write_shard
 from raycap.encoder_card import EncoderCard
 from raycap.errors import EncoderMismatchError, FormatError, InputError
 from raycap.features import FeatureSet, feature_array, to_array
+from raycap.parquet import read_table, write_table
 from raycap.schema import CARD_KEY, feature_schema
-from raycap.storage import read_table, write_table
 
 FEATURES = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 DTYPES = [(pa.float32(), 0.0), (pa.float16(), 1e-3)]

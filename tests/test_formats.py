@@ -15,7 +15,7 @@ import pytest
 from pycocotools.coco import COCO
 
 import raycap
-from raycap import storage
+from raycap import parquet
 from raycap.caption_formats import export as export_captions
 from raycap.cli import main
 from raycap.schema import GENERATED
@@ -41,7 +41,7 @@ def place(features: Path, model: Path, photo_folder: Path, tmp_path_factory: pyt
     out = str(place / "work/captions")
     for start in range(0, PHOTOS, 20):
         table = pa.Table.from_pylist(rows[start : start + 20], GENERATED)
-        storage.write_table(f"{out}/captions/part-{start}.parquet", table)
+        parquet.write_table(f"{out}/captions/part-{start}.parquet", table)
     for file_format in ("imagefolder", "coco"):
         export_captions(f"{out}/captions", out, file_format, pa.table({"uri": [row["uri"] for row in rows]}))
     truth = {"info": {}, "annotations": [], "images": [{"id": name} for name in names]}

@@ -12,10 +12,10 @@ from raycap.cli import main
 from raycap.config import CaptionConfig, EvaluateConfig, ExtractConfig, OutputConfig
 from raycap.errors import FormatError, InputError
 from raycap.inspection import Inspection, inspect
+from raycap.parquet import write_table
 from raycap.stages.caption import caption
 from raycap.stages.evaluate import evaluate
 from raycap.stages.extract import extract
-from raycap.storage import write_table
 from raycap.tool_config import InspectConfig
 from raycap.tool_summaries import say_inspection
 

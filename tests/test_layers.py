@@ -17,7 +17,7 @@ STAGES = ("stages.prepare", "stages.extract", "stages.train", "stages.evaluate",
 LAYERS = {
     0: "schema errors locations options config tool_config",
     1: """encoder_card model_card datasets caption_files scenes images text sequences features metrics storage runs
-        shards prepared progress input_sizes diagram decoding threads top_words photo_sources photo_tables
+        parquet shards prepared progress input_sizes diagram decoding threads top_words photo_sources photo_tables
         photo_reader photo_decoder time_limit batching sidecars caption_formats sole_writer saved_models readers uploads
         serve_page published bleu rouge cider meteor baselines bootstrap diversity scores scoring score_tables
         arguments usage chatter config_file inspected_files inspection doctor_probes doctor

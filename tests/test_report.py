@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from raycap import storage
+from raycap import parquet, storage
 from raycap.cli import main
 from raycap.errors import FormatError, InputError
 from raycap.images import decode_thumbnail
@@ -52,11 +52,11 @@ def make_run(folder: Path, rows: list[dict[str, Any]], *, bleu_4: float = 0.3, b
     others = {name: value / 2 for name, value in scores.items()}
     storage.write_json(f"{folder}/prepared/run.json", record("prepare", {"captions": ["c.csv"], "out": "p"}))
     photos = {name: [row[name] for row in rows] for name in ("image_id", "uri")}
-    storage.write_table(f"{folder}/prepared/photos.parquet", pa.table({**photos, "split": ["test"] * len(rows)}))
+    parquet.write_table(f"{folder}/prepared/photos.parquet", pa.table({**photos, "split": ["test"] * len(rows)}))
     storage.write_json(f"{folder}/features/run.json", record("extract", {"encoder": "vgg16", "out": "f"}))
     failed = {"image_id": "bad.jpg", "uri": "/bad.jpg", "stage": "extract", "error_type": "ImageEmptyError"}
     failures = pa.Table.from_pylist([failed | {"error_message": HOSTILE}])
-    storage.write_table(f"{folder}/features/failures/part-0.parquet", failures)
+    parquet.write_table(f"{folder}/features/failures/part-0.parquet", failures)
     storage.write_json(f"{folder}/model/run.json", record("train", {"epochs": 2, "model": {"units": 8}, "out": "m"}))
     epochs = [{"epoch": n, "train_loss": 3 / n, "dev_loss": 4 / n, "wall_s": 1.5, "captions_per_s": 9} for n in (1, 2)]
     storage.write_json(f"{folder}/model/history.json", {"best_epoch": 2, "best_dev_loss": 2.0, "history": epochs})
@@ -77,7 +77,7 @@ def make_run(folder: Path, rows: list[dict[str, Any]], *, bleu_4: float = 0.3, b
     storage.write_json(f"{folder}/scores/scores.json", result)
     names = ("image_id", "hypothesis", "log_prob", "references", "bleu_4")
     table = pa.Table.from_pylist([{name: row[name] for name in names if name in row} for row in rows])
-    storage.write_table(f"{folder}/scores/hypotheses.parquet", table)
+    parquet.write_table(f"{folder}/scores/hypotheses.parquet", table)
     return folder
 
 
@@ -108,7 +108,7 @@ def make_captions(folder: Path, count: int, *, a_shard: int = 5000) -> Path:
         captions = [f"a dog runs over {'green grass' if n % 7 else 'deep snow'} with ball {n}" for n in numbers]
         columns = {"image_id": ids, "uri": [f"/gone/{each}" for each in ids], "caption": captions}
         log_prob = pa.array([-1 - (n * 7919 % count) / count for n in numbers], pa.float32())
-        storage.write_table(f"{folder}/captions/part-{first:08d}.parquet", pa.table({**columns, "log_prob": log_prob}))
+        parquet.write_table(f"{folder}/captions/part-{first:08d}.parquet", pa.table({**columns, "log_prob": log_prob}))
     return folder
 
 
@@ -283,17 +283,17 @@ def test_a_damaged_table_is_an_error(run_folder: Path, tmp_path: Path) -> None:
 def test_an_empty_evaluation_is_a_report_too(tmp_path: Path) -> None:
     [row] = make_rows(tmp_path / "photos", 1)
     run = make_run(tmp_path / "run", [row])
-    table = storage.read_table(f"{run}/scores/hypotheses.parquet")
-    storage.write_table(f"{run}/scores/hypotheses.parquet", table.slice(0, 0))
+    table = parquet.read_table(f"{run}/scores/hypotheses.parquet")
+    parquet.write_table(f"{run}/scores/hypotheses.parquet", table.slice(0, 0))
     assert report(ReportConfig(runs=(str(run),))).num_photos == 0
 
 
 def test_columns_of_another_kind_are_text_or_an_error(tmp_path: Path) -> None:
     columns = {"image_id": [7, None], "uri": ["/a", None], "caption": ["a", None], "log_prob": ["x", "y"]}
-    storage.write_table(f"{tmp_path}/captions/part-0.parquet", pa.table(columns))
+    parquet.write_table(f"{tmp_path}/captions/part-0.parquet", pa.table(columns))
     gallery = data_of(report(ReportConfig(runs=(str(tmp_path),))))["gallery"]
     assert (gallery["ids"], gallery["captions"], gallery["scores"]) == (["7", ""], [["a", None]], [])
-    storage.write_table(f"{tmp_path}/captions/part-0.parquet", pa.table(columns | {"caption": [["a"], ["b"]]}))
+    parquet.write_table(f"{tmp_path}/captions/part-0.parquet", pa.table(columns | {"caption": [["a"], ["b"]]}))
     with pytest.raises(FormatError, match="column caption is list"):
         report(ReportConfig(runs=(str(tmp_path),)))
 
@@ -352,7 +352,7 @@ def test_thumbnails_of_photos_in_tar_and_parquet_files(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "shard.tar", "w") as archive:
         for number in (2, 0, 1):
             archive.add(tmp_path / f"{number}.jpg", f"{number}.jpg")
-    storage.write_table(f"{tmp_path}/t.parquet", pa.table({"picture": [(tmp_path / "3.jpg").read_bytes(), b"x"]}))
+    parquet.write_table(f"{tmp_path}/t.parquet", pa.table({"picture": [(tmp_path / "3.jpg").read_bytes(), b"x"]}))
     uris = find_photos([f"{tmp_path}/shard.tar"])["uri"].to_pylist() + [f"{tmp_path}/t.parquet#{n}" for n in (1, 0)]
     made = make_thumbnails(dict(enumerate(uris)), longest_px=64, image_column="picture")
     assert set(made.pictures) == {0, 1, 2, 4}

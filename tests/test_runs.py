@@ -114,7 +114,7 @@ def test_options_that_an_older_raycap_did_not_have_count_as_their_defaults(out):
     assert Run.open(out, "extract", Config(out=out)).result == {"num_features": 5}
     with pytest.raises(ConflictError, match="seed was 0, now 1"):
         Run.open(out, "extract", Config(out=out, seed=1))
-    with pytest.raises(ConflictError, match="inner was {'width': 3}, now {'width': 4}"):
+    with pytest.raises(ConflictError, match=r"inner was \{'width': 3\}, now \{'width': 4\}"):
         Run.open(out, "extract", Config(out=out, inner=Inner(width=4)))
 
 

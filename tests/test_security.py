@@ -29,6 +29,7 @@ from raycap.diagram import model_svg
 from raycap.errors import DatasetError, FormatError, ImageMissingError, InputError, WeightsError
 from raycap.features import FeatureSet
 from raycap.input_sizes import input_size
+from raycap.parquet import open_parquet, read_table, write_table
 from raycap.photo_reader import Address, read_photos
 from raycap.photo_sources import find_photos
 from raycap.progress import printable, say
@@ -36,7 +37,6 @@ from raycap.saved_models import check_config, read_config
 from raycap.schema import PHOTO_LISTING
 from raycap.shards import ShardedOutput
 from raycap.sidecars import Sidecars, delete_written_sidecars
-from raycap.storage import open_parquet, read_table, write_table
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("raycap/**/*.py"), *ROOT.glob("jobs/*.py")])

@@ -5,9 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from raycap.errors import FormatError, InputError
+from raycap.parquet import read_table
 from raycap.schema import FAILURES
 from raycap.shards import ShardCounts, ShardedOutput, cut, shard_name
-from raycap.storage import list_files, read_table
+from raycap.storage import list_files
 
 
 def photos(*image_ids):

@@ -5,7 +5,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pytest
 
-from raycap import locations, storage
+from raycap import locations, parquet, storage
 from raycap.errors import InputError
 from raycap.photo_sources import find_photos
 from raycap.schema import PHOTO_LISTING
@@ -123,7 +123,7 @@ class Output:
         for shard in (0, 1):
             rows = {"image_id": NAMES, "uri": self.uris, "caption": CAPTIONS}
             table = pa.table(rows).slice(2 * shard, 2)
-            storage.write_table(locations.join(self.captions, f"part-{shard}.parquet"), table)
+            parquet.write_table(locations.join(self.captions, f"part-{shard}.parquet"), table)
 
     def sidecars(self, where: str = BESIDE, **options) -> Sidecars:
         return Sidecars(out=self.out, where=where, **options)

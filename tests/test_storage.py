@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from raycap import locations, storage
+from raycap import locations, parquet, storage
 from raycap.errors import FormatError, InputError
 
 ROOT = Path(__file__).parents[1]
@@ -212,45 +212,45 @@ TABLE = pa.table({"image_id": [f"{n}.jpg" for n in range(3000)], "number": list(
 
 def test_tables_round_trip(tmp_path):
     location = str(tmp_path / "t.parquet")
-    storage.write_table(location, TABLE.replace_schema_metadata({b"key": b"value"}))
-    table = storage.read_table(location)
+    parquet.write_table(location, TABLE.replace_schema_metadata({b"key": b"value"}))
+    table = parquet.read_table(location)
     assert table.equals(TABLE)
     assert table.schema.metadata == {b"key": b"value"}
-    assert storage.read_table(location, columns=["number"]).column_names == ["number"]
+    assert parquet.read_table(location, columns=["number"]).column_names == ["number"]
 
 
 def test_a_missing_column_is_named(tmp_path):
     location = str(tmp_path / "t.parquet")
-    storage.write_table(location, TABLE)
+    parquet.write_table(location, TABLE)
     with pytest.raises(FormatError, match=r"t\.parquet has no column split, uri"):
-        storage.read_table(location, columns=["image_id", "uri", "split"])
+        parquet.read_table(location, columns=["image_id", "uri", "split"])
 
 
 def test_a_truncated_table_is_a_format_error(tmp_path):
     location = tmp_path / "t.parquet"
-    storage.write_table(str(location), TABLE)
+    parquet.write_table(str(location), TABLE)
     whole = location.read_bytes()
     for length in {0, 1, 4, 8, 12, 100, len(whole) // 2, len(whole) - 8, len(whole) - 4, len(whole) - 1}:
         location.write_bytes(whole[:length])
         with pytest.raises(FormatError, match=r"t\.parquet"):
-            storage.read_table(str(location))
+            parquet.read_table(str(location))
 
 
 @pytest.mark.parametrize("content", [b"", b"image_id,uri\n", b"PAR1PAR1", b"\0" * 1000])
 def test_what_is_no_table_is_a_format_error(content, tmp_path):
     (tmp_path / "t.parquet").write_bytes(content)
     with pytest.raises(FormatError, match=r"t\.parquet"):
-        storage.read_table(str(tmp_path / "t.parquet"))
+        parquet.read_table(str(tmp_path / "t.parquet"))
 
 
 def test_a_table_with_damaged_pages_is_a_format_error(tmp_path):
     location = tmp_path / "t.parquet"
-    storage.write_table(str(location), TABLE)
+    parquet.write_table(str(location), TABLE)
     whole = location.read_bytes()
     location.write_bytes(whole[:1000] + bytes(500) + whole[1500:])  # the footer is whole
     assert pq.read_schema(location).names == TABLE.column_names
     with pytest.raises(FormatError, match=r"t\.parquet"):
-        storage.read_table(str(location))
+        parquet.read_table(str(location))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1', b'{"a": 1}\n{"b": 2}', b"\xff\xfe", b"NaN,"])
@@ -336,8 +336,8 @@ def test_files_whose_names_are_not_utf8_are_files_like_any_other(tmp_path):
         assert file.read() == b"bytes"
     assert storage.list_files(folder, recursive=True) == ["f\udcff/\udcfe é.txt"]
     assert storage.is_folder(locations.parent(location))
-    storage.write_table(location, TABLE)
-    assert storage.read_table(location).equals(TABLE)
+    parquet.write_table(location, TABLE)
+    assert parquet.read_table(location).equals(TABLE)
     storage.delete_file(location)
     assert not storage.exists(location)
     storage.delete_folder(locations.parent(location))

@@ -20,10 +20,11 @@ from builders import CARD, write_shard
 from raycap.errors import FormatError, RaycapError
 from raycap.features import FeatureSet, feature_array
 from raycap.model_card import BUNDLE_FOLDER, CARD_FILE, read_card
+from raycap.parquet import read_table, write_table
 from raycap.prepared import CAPTIONS_FILE, PHOTOS_FILE, Prepared
 from raycap.runs import RUN_FILE, Run
 from raycap.schema import FORMAT_VERSION, check_version, feature_schema
-from raycap.storage import read_json, read_table, write_json, write_table, write_text
+from raycap.storage import read_json, write_json, write_text
 from raycap.text import TOKENIZER_FILE, Tokenizer
 
 DATA = Path(__file__).parent / "data"

@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 from raycap.errors import FormatError, InputError, RaycapError
 from raycap.locations import absolute, file_name, is_uri, join, parent
 from raycap.model_card import BUNDLE_FOLDER, CARD_FILE, find_bundle
+from raycap.parquet import list_tables, read_schema, read_table
 from raycap.prepared import PHOTOS_FILE
 from raycap.runs import read_run
 from raycap.schema import CAPTIONS_FOLDER, FAILURES, HISTORY_FILE, HYPOTHESES_FILE, SCORES_FILE
 from raycap.shards import FAILURES_FOLDER
-from raycap.storage import exists, is_folder, list_tables, read_json, read_schema, read_table
+from raycap.storage import exists, is_folder, read_json
 
 METRICS: Final = {
     "cider_d": "CIDEr-D",

@@ -15,6 +15,7 @@ from raycap.features import FeatureSet, feature_array
 from raycap.locations import join, with_absolute
 from raycap.model_card import find_bundle, read_card
 from raycap.operators import CaptionFeatures
+from raycap.parquet import write_table
 from raycap.pipeline import ModelStep, Step, run_blocks
 from raycap.prepared import Prepared
 from raycap.progress import Progress
@@ -23,7 +24,7 @@ from raycap.schema import HYPOTHESES_FILE, SCORES_FILE
 from raycap.scores import EvaluateResult, check_against, read_result, read_rows
 from raycap.scoring import compare_rows, score_rows
 from raycap.sole_writer import sole_writer
-from raycap.storage import write_json, write_table
+from raycap.storage import write_json
 
 # options that change neither captions nor what they score
 _IGNORED = ("workers", "against", "meteor_timeout_s")

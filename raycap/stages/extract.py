@@ -11,11 +11,12 @@ from raycap.features import FOLDER, FeatureSet
 from raycap.input_sizes import SAVED_MODEL_SUFFIX, input_size
 from raycap.locations import absolute, with_absolute
 from raycap.operators import DecodePhotos, EncodePhotos, LoadEncoder, WriteShards
+from raycap.parquet import read_table
 from raycap.pipeline import ModelStep, Step, plan_shards, run_shards
 from raycap.runs import Run
 from raycap.shards import ShardCounts, ShardedOutput
 from raycap.sole_writer import sole_writer
-from raycap.storage import exists, list_files, read_table
+from raycap.storage import exists, list_files
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from raycap.config import PrepareConfig
 from raycap.datasets import Dataset, Problem, assemble, read_captions
 from raycap.errors import DatasetError, FormatError
 from raycap.locations import join, with_absolute
+from raycap.parquet import read_table, write_table
 from raycap.prepared import CAPTIONS_FILE, PHOTOS_FILE
 from raycap.runs import Run
 from raycap.schema import CAPTIONS, SPLITS
 from raycap.sole_writer import sole_writer
-from raycap.storage import read_table, read_text, write_table, write_text
+from raycap.storage import read_text, write_text
 from raycap.text import TOKENIZER_FILE, Tokenizer
 
 DESCRIPTIONS_FILE = "descriptions.txt"
