@@ -1,5 +1,6 @@
 """Completion scripts, in the shells themselves where they are there."""
 
+import shlex
 import shutil
 import subprocess
 
@@ -67,4 +68,18 @@ def test_every_option_is_in_the_script(shell: str) -> None:
             if not option.positional:
                 flag = option.flag if shell == "zsh" else f"-l {option.flag[2:]} "
                 assert flag in script
-    assert script.replace(r"'\''", "").count("'") % 2 == 0 or shell == "fish"  # quotes are closed
+
+
+def test_fish_completes() -> None:
+    if shutil.which("fish") is None:
+        pytest.skip("there is no fish on this machine")
+    script = completion(CompletionConfig(shell="fish"))
+
+    def ask(line: str) -> set[str]:
+        asked = f"{script}\ncomplete -C {shlex.quote(line)}"
+        answer = subprocess.run(["fish", "-c", asked], text=True, check=True, capture_output=True)
+        return {each.partition("\t")[0] for each in answer.stdout.splitlines()}
+
+    assert ask("raycap ext") == {"extract"}
+    assert ask("raycap extract --dty") == {"--dtype"}
+    assert ask("raycap extract --dtype ") == {"float32", "float16"}
