@@ -150,8 +150,8 @@ def run_shards(
         for block in each:
             new = ShardCounts(sum(block["done"].to_pylist()), sum(block["failed"].to_pylist()))
             counts += new
-            metrics.add(done=new.done, failed=new.failed, pending=pending - counts.total, rate=progress.rate)
             progress.update(before.total + counts.total, note=f"{counts.failed} failed" if counts.failed else "")
+            metrics.add(done=new.done, failed=new.failed, pending=pending - counts.total, rate=progress.rate)
             if counts.total >= min(_MIN_PHOTOS_TO_JUDGE, pending) and counts.failed > max_failure_rate * counts.total:
                 raise TooManyFailuresError(
                     f"{counts.failed} of {counts.total} photos failed, more than --max-failure-rate "

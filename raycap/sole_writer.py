@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from raycap.errors import ConflictError
@@ -36,7 +36,7 @@ def sole_writer(out: str) -> Iterator[None]:
 
     Raises:
         ConflictError: if another run is writing there; or, on an object store, if another one took this one for dead:
-            the block is ended as by Ctrl-C, or told at its end where it does not run in the main thread.
+            the block is ended where it is, or told at its end where it does not run in the main thread.
     """
     folder = local_path(out)
     with _locked(folder, out) if folder is not None else _beating(out):
@@ -85,11 +85,32 @@ def _open_locked(path: str) -> int:
         os.close(descriptor)  # the run that held it removed it after it was opened here
 
 
+class _TakenOver(BaseException):
+    """Another run took this one for dead; nothing on the way should catch it, as with KeyboardInterrupt."""
+
+
+@contextmanager
+def _ended_by_signal() -> Iterator[Callable[[], None]]:
+    """Yield what raises `_TakenOver` in the block, called from another thread; nothing where this is no main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+
+    def end(*_: object) -> None:
+        raise _TakenOver
+
+    # not SIGINT, which is a person's, and ignored by what a script has started in the background
+    was, main = signal.signal(signal.SIGUSR2, end), threading.get_ident()
+    try:
+        yield lambda: signal.pthread_kill(main, signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, was)
+
+
 @contextmanager
 def _beating(out: str) -> Iterator[None]:
     location, token = join(out, LOCK_FILE), uuid.uuid4().hex
     stop, displaced = threading.Event(), threading.Event()
-    in_main_thread = threading.current_thread() is threading.main_thread()
     holder = _read(location)
     if holder is not None:
         say(f"a run has written {out} and may be still; looking for {_BEAT_S * _BEATS_OF_THE_LIVING:.0f} s if it is")
@@ -110,8 +131,7 @@ def _beating(out: str) -> Iterator[None]:
             with suppress(OSError):  # one beat that fails is none too few
                 if not is_mine():
                     displaced.set()
-                    if in_main_thread:
-                        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    end_block()
                     return
                 beat += 1
                 write(beat)
@@ -120,23 +140,23 @@ def _beating(out: str) -> Iterator[None]:
     time.sleep(_BEAT_S * _TO_BE_SURE)
     if not is_mine():
         raise _busy(out, None)
-    thread = threading.Thread(target=go_on, daemon=True)
-    thread.start()
-    taken = ConflictError(f"another run took over {out} while this one stood still; run the same command again")
     try:
-        yield
-        if displaced.is_set() or not is_mine():
-            raise taken
-    except KeyboardInterrupt:
-        if displaced.is_set():
-            raise taken from None
-        raise
-    finally:
-        stop.set()
-        thread.join()
-        with suppress(OSError):
-            if is_mine():
-                delete_file(location)
+        with _ended_by_signal() as end_block:
+            thread = threading.Thread(target=go_on, daemon=True)
+            thread.start()
+            try:
+                yield
+                if displaced.is_set() or not is_mine():
+                    raise _TakenOver
+            finally:
+                stop.set()
+                thread.join()
+                with suppress(OSError):
+                    if is_mine():
+                        delete_file(location)
+    except _TakenOver:
+        taken = f"another run took over {out} while this one stood still; run the same command again"
+        raise ConflictError(taken) from None
 
 
 def _read(location: str) -> str | None:

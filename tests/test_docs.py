@@ -54,6 +54,7 @@ ADDED = {
 ENDLESS = {"serve"}
 # Outputs that a page may use without having made them; those that it makes are not there before.
 MADE_BEFORE = {"prepared": "prepared", "features": "features", "vgg16": "features", "model": "model"}
+OF_A_RUN = ("prepared", "features", "model", "scores")
 MADE_BY = {
     "work/scores": "evaluate --model work/model --prepared work/prepared --features work/features --out work/scores",
     "work/other-scores": "evaluate --model work/model --prepared work/prepared --features work/features "
@@ -258,6 +259,7 @@ def lay_out(shown: list[Block], sandbox: SimpleNamespace) -> None:
     """Put what the blocks use, and do not make themselves, where they look for it."""
     text = "\n".join(block.text for block in shown)
     makes = set(re.findall(r"--out (\S+)", text))
+    makes |= {f"{out}/{name}" for out in re.findall(r"raycap run [^\n]*--out (\S+)", text) for name in OF_A_RUN}
     for name, fixture in MADE_BEFORE.items():
         if f"work/{name}" not in makes and f"work/{name}" in text:
             shutil.copytree(sandbox.fixture(fixture), sandbox.folder / "work" / name)

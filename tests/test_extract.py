@@ -83,7 +83,7 @@ def test_only_what_is_left_is_done(features: Path, prepared: Path, encoder_file:
     num_lost = pq.read_metadata(lost).num_rows
     kept = {path: path.stat().st_mtime_ns for path in (out / "features").iterdir() if path != lost}
     lost.unlink()
-    (out / "features" / ".tmp-0-half.parquet").write_bytes(b"half")
+    (out / "features" / ".tmp-00000000000000000000000000000000-half.parquet").write_bytes(b"half")
     config = ExtractConfig(manifest=str(prepared / "photos.parquet"), out=str(out), encoder=str(encoder_file))
     result = extract(config)
     assert (result.num_new, result.num_features) == (num_lost, 48)

@@ -218,8 +218,7 @@ def test_a_run_that_was_killed_is_caught_up_with(output, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         output.write(1)
     monkeypatch.undo()
-    assert [name for name in output.texts() if not name.startswith(".tmp-")] == ["a.txt", "b.txt", "c.txt"]
-    assert len(output.texts()) == 4  # the half-written one has a hidden name
+    assert list(output.texts()) == ["a.txt", "b.txt", "c.txt"]
     assert output.sidecars().counts() == SidecarCounts(written=2)
     assert output.catch_up() == SidecarCounts(written=4)
     assert output.texts() == ALL
