@@ -260,12 +260,13 @@ def lay_out(shown: list[Block], sandbox: SimpleNamespace) -> None:
     text = "\n".join(block.text for block in shown)
     makes = set(re.findall(r"--out (\S+)", text))
     makes |= {f"{out}/{name}" for out in re.findall(r"raycap run [^\n]*--out (\S+)", text) for name in OF_A_RUN}
+    before = [command for out, command in MADE_BY.items() if out not in makes and out in text]
+    used = "\n".join([text, *before])
     for name, fixture in MADE_BEFORE.items():
-        if f"work/{name}" not in makes and f"work/{name}" in text:
+        if f"work/{name}" not in makes and f"work/{name}" in used:
             shutil.copytree(sandbox.fixture(fixture), sandbox.folder / "work" / name)
-    for out, command in MADE_BY.items():
-        if out not in makes and out in text:
-            assert main(command.split()) == 0
+    for command in before:
+        assert main(command.split()) == 0
 
 
 def run_raycap(call: list[str], encoder: str, stdin: bytes, monkeypatch: pytest.MonkeyPatch) -> int:
