@@ -124,6 +124,7 @@ def test_several_workers_open_no_port_untold(prepared: Path, features: Path, tmp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_same_seed_trains_the_same_weights(
     ray_cluster: None, prepared: Path, features: Path, photo_folder: Path, tmp_path: Path
 ) -> None:
