@@ -202,7 +202,7 @@ def on_a_full_disk(folder: Path, size: str, *arguments: object, expected: int = 
     script = f"""
         mount -t tmpfs -o size={size} none {disk} || exit 77
         {command} 2> {folder}/said > /dev/null; echo $? > {folder}/code
-        find {disk} -name '.*' -type f > {folder}/left
+        find {disk} -name '.tmp-*' > {folder}/left
         mount -o remount,size=100m {disk}
         {command} > /dev/null 2> {folder}/then; test $? = {expected} || exit 1
         cp -r {disk} {kept}
