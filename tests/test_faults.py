@@ -75,6 +75,7 @@ def test_an_encoder_that_always_dies_ends_the_run(
     assert "Traceback" not in said
 
 
+@pytest.mark.timeout(1800)  # of twenty starts
 def test_extract_with_its_driver_killed_20_times(
     nodes: Nodes, many: tuple[Path, str], encoder_file: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

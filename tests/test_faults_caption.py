@@ -64,6 +64,7 @@ def test_a_captioner_dies_while_it_loads(
     require_same_captions(out, texts, captions_alone)
 
 
+@pytest.mark.timeout(1800)  # of twenty starts
 def test_caption_with_its_driver_killed_20_times(
     nodes: Nodes, many: tuple[Path, str], model: Path, captions_alone: Path, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ def test_the_disk_is_full(prepared: Path, features: Path, trained_alone: Path, t
     require_same_training(kept / "model", trained_alone)
 
 
+@pytest.mark.timeout(1800)  # of twenty starts
 def test_train_with_its_driver_killed_20_times(nodes: Nodes, prepared: Path, features: Path, tmp_path: Path) -> None:
     nodes.add("--num-cpus=2")
     command = training(prepared, features, tmp_path / "killed", epochs=100, num_workers=1)
