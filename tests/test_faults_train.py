@@ -1,5 +1,7 @@
 """Train on a cluster of several nodes: processes and nodes are killed for real, and the result compared."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -69,11 +71,16 @@ def test_a_train_worker_that_always_dies_ends_the_run(
     assert "Traceback" not in said
 
 
-def test_the_disk_is_full(prepared: Path, features: Path, trained_alone: Path, tmp_path: Path) -> None:
+def test_the_disk_is_full(prepared: Path, features: Path, tmp_path: Path) -> None:
     """Checkpoints, logs and the bundle are on it."""
-    command = training(prepared, features, tmp_path / "disk/model", epochs=8, num_workers=1)
-    kept = on_a_full_disk(tmp_path, "300k", *command)
-    require_same_training(kept / "model", trained_alone)
+
+    def command(out: Path) -> tuple[object, ...]:
+        return training(prepared, features, out, epochs=8, num_workers=1)
+
+    kept = on_a_full_disk(tmp_path, "300k", *command(tmp_path / "disk/model"))
+    alone = [sys.executable, "-m", "raycap", *map(str, command(tmp_path / "alone"))]
+    subprocess.run(alone, check=True, stderr=subprocess.DEVNULL)
+    require_same_training(kept / "model", tmp_path / "alone")
 
 
 @pytest.mark.timeout(1800)  # of twenty starts
