@@ -15,7 +15,7 @@ from raycap.locations import absolute, join
 from raycap.parquet import list_tables, read_table
 from raycap.prepared import CAPTIONS_FILE, PHOTOS_FILE
 from raycap.runs import RUN_FILE
-from raycap.schema import FAILURES
+from raycap.schema import FAILURES, HYPOTHESES_FILE
 from raycap.shards import FAILURES_FOLDER
 from raycap.storage import exists, is_folder
 
@@ -59,7 +59,7 @@ def read_hypotheses(location: Location, *, columns: Sequence[str] | None = None)
     Raises:
         InputError: if there are none.
     """
-    return _file(location, "hypotheses.parquet", columns, what="hypotheses", stage="evaluate")
+    return _file(location, HYPOTHESES_FILE, columns, what="hypotheses", stage="evaluate")
 
 
 def read_features(location: Location, *, columns: Sequence[str] | None = None) -> pa.Table:

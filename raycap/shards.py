@@ -117,16 +117,16 @@ class ShardedOutput:
     def settle(self, photos: pa.Table, *, left: int = 0) -> ShardCounts:
         """Return the `counts` of a run that is done, once every photo is there once.
 
+        A run that was killed may have had a shard in flight that appeared after the next run had looked what was
+        pending, and cut it otherwise. So what a second shard says of a photo is removed, and the failure of a photo
+        that has a row; both say the same, as a photo's row does not depend on the photos beside it.
+
         Args:
             photos: all of them.
             left: how many of them the run did not try.
 
         Raises:
             InputError: if more are not there, which workers have written.
-
-        A run that was killed may have had a shard in flight that appeared after the next run had looked what was
-        pending, and cut it otherwise. So what a second shard says of a photo is removed, and the failure of a photo
-        that has a row; both say the same, as a photo's row does not depend on the photos beside it.
         """
         seen: dict[str, set[str]] = {self.rows: set(), self.failures: set()}
         for folder in seen:
