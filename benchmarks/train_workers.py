@@ -95,7 +95,7 @@ def make_data(folder: Path, count: int) -> Path:
         exif_orientation=False,
         dim=DIM,
     )
-    schema = feature_schema(DIM, pa.float32(), card.to_json().encode())
+    schema = feature_schema((DIM,), pa.float32(), card.to_json().encode())
     for start in range(0, len(ids), SHARD):
         some = ids[start : start + SHARD]
         features = np.maximum(rng.normal(size=(len(some), DIM)), 0).astype(np.float32)

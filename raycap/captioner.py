@@ -204,7 +204,7 @@ class Captioner:
         """Return the captions of each photo, best first; `decoding.num_captions` of them, where there are so many.
 
         Args:
-            features: `(photos, dim)` float32, from the encoder of the bundle's card.
+            features: `(photos, *card.shape)` float32, from the encoder of the bundle's card.
             decoding: how to search or draw.
             image_ids: of the photos; with the seed they decide what is drawn.
         """

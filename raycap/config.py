@@ -106,6 +106,9 @@ class ExtractConfig:
     """`imagenet`, `random`, or a weights file; a saved model brings its own."""
     seed: int = 0
     """Seed of random weights."""
+    spatial: bool = False
+    """Keep the encoder's last feature map, a vector a region, for decoders with attention; by default one feature a
+    photo."""
     exif_orientation: bool = False
     """Turn photos as their EXIF orientation says; keras.utils.load_img does not."""
     fast_decode: bool = False

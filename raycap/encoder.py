@@ -1,10 +1,13 @@
 """Photos to features: VGG16's fc2, any keras.applications model, or a saved one; knows neither Ray nor files' layout.
 
+A feature is one vector of the whole photo, or spatial: one of each place of the encoder's last feature map.
+
 Reference:
     Simonyan and Zisserman 2015, arXiv:1409.1556, table 1, column D (VGG16).
 """
 
 import hashlib
+import math
 import os
 import re
 import tempfile
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 
 from raycap.encoder_card import EncoderCard
 from raycap.errors import ImageShapeError, WeightsError
+from raycap.feature_maps import last_map
 from raycap.images import FAST_RESIZE, RESIZE
 from raycap.input_sizes import SAVED_MODEL_SUFFIX, input_size
 from raycap.saved_models import checked_copy
@@ -32,7 +36,7 @@ _IN_MODEL = "in model"
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model that gives each photo one feature.
+    """A model that gives each photo a feature: one vector, or one of each region.
 
     Attributes:
         card: everything that decides what the feature is.
@@ -48,7 +52,8 @@ class Encoder:
             images: `(batch, height, width, 3)` uint8, RGB, 0 to 255.
 
         Returns:
-            `(batch, dim)` float32, not normalised; non-negative for VGG16's fc2 (after ReLU).
+            `(batch, *card.shape)` float32: `(batch, dim)`, or `(batch, num_regions, dim)` of a spatial encoder. Not
+            normalised; non-negative for VGG16's fc2 and block5_pool (after ReLU).
 
         Raises:
             ImageShapeError: if `images` has another shape.
@@ -67,6 +72,7 @@ def load_encoder(
     seed: int = 0,
     exif_orientation: bool = False,
     fast_decode: bool = False,
+    spatial: bool = False,
 ) -> Encoder:
     """Return an encoder.
 
@@ -77,18 +83,22 @@ def load_encoder(
         seed: of random weights.
         exif_orientation: kept on the card; photos are turned when they are decoded.
         fast_decode: likewise.
+        spatial: keep the last feature map: of VGG16 and VGG19 `block5_pool`, of another keras.applications model what
+            it ends in without its top, of a saved model what its last `GlobalAveragePooling2D` averages.
 
     Raises:
-        InputError: if there is no such model, or a saved one has other shapes.
-        WeightsError: if the weights cannot be had.
+        InputError: if there is no such model.
+        WeightsError: if the weights cannot be had, or a saved model has other shapes or no feature map.
     """
     if name.endswith(SAVED_MODEL_SUFFIX):
-        model, card = _load_saved(name)
+        model, card = _load_saved(name, spatial=spatial)
         preprocess = None
     else:
-        model, card, preprocess = _load_application(name, weights, seed)
+        model, card, preprocess = _load_application(name, weights, seed, spatial=spatial)
     height, width = model.input_shape[1:3]
-    fields = {"height_px": height, "width_px": width, "dim": model.output_shape[-1]}
+    *places, dim = model.output_shape[1:]
+    shape = (math.prod(places), dim) if spatial else (dim,)
+    fields = {"height_px": height, "width_px": width, "dim": dim, "num_regions": math.prod(places)}
     fields |= {
         "resize": FAST_RESIZE if fast_decode else RESIZE,
         "exif_orientation": exif_orientation,
@@ -97,7 +107,8 @@ def load_encoder(
 
     def compute(images: Any) -> Any:
         pixels = tf.cast(images, tf.float32)
-        return tf.cast(model(pixels if preprocess is None else preprocess(pixels), training=False), tf.float32)
+        features = model(pixels if preprocess is None else preprocess(pixels), training=False)
+        return tf.reshape(tf.cast(features, tf.float32), (-1, *shape))
 
     signature = [tf.TensorSpec([None, height, width, 3], tf.uint8)]
     return Encoder(EncoderCard(**card, **fields), tf.function(compute, input_signature=signature))
@@ -118,6 +129,7 @@ def reload_encoder(card: EncoderCard, *, file: str | None = None) -> Encoder:
         "seed": card.seed,
         "exif_orientation": card.exif_orientation,
         "fast_decode": card.resize == FAST_RESIZE,
+        "spatial": card.num_regions > 1,
     }
     weights = file or card.weights
     if card.preprocessing == _IN_MODEL:
@@ -136,26 +148,46 @@ def hash_weights(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _load_saved(location: str) -> tuple[Any, dict[str, Any]]:
+def _load_saved(location: str, *, spatial: bool) -> tuple[Any, dict[str, Any]]:
     input_size(location)  # a file that is no encoder ends here
     try:
         with checked_copy(location) as local:
             model = keras.models.load_model(local, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises all sorts on files that are not its own
         raise WeightsError(f"{location} cannot be loaded as a saved Keras model: {_first_line(error)}") from error
+    card = {"name": Path(location).stem, "weights": location, "seed": 0, "preprocessing": _IN_MODEL}
+    if spatial:
+        model, layer = _cut(model, location)
+        return model, card | {"layer": layer}
     if len(model.outputs) != 1 or len(model.output_shape) != 2:
         raise WeightsError(f"{location} gives {model.output_shape}; an encoder gives (None, dim), one row a photo")
-    card = {"name": Path(location).stem, "weights": location, "seed": 0}
-    return model, card | {"layer": "output", "preprocessing": _IN_MODEL}
+    return model, card | {"layer": "output"}
 
 
-def _load_application(name: str, weights: str, seed: int) -> tuple[Any, dict[str, Any], Callable[[Any], Any]]:
+def _cut(model: Any, location: str) -> tuple[Any, str]:
+    """Return a saved model up to its last feature map, and what that is called."""
+    needed = "spatial features need a model whose last map is averaged by a GlobalAveragePooling2D layer"
+    found = last_map(model)
+    if found is None:
+        raise WeightsError(f"{location} has no feature map to keep; {needed}")
+    cut, pooling = found
+    shape = cut.output_shape
+    if None in shape[1:] or math.prod(shape[1:3]) == 1:
+        raise WeightsError(f"{location} averages {shape} in {pooling}; {needed}, of a fixed size above 1 x 1")
+    return cut, f"input of {pooling}"
+
+
+def _load_application(
+    name: str, weights: str, seed: int, *, spatial: bool
+) -> tuple[Any, dict[str, Any], Callable[[Any], Any]]:
     input_size(name)  # an unknown name ends here
     module, build = _find_application(name)
     is_vgg = build.__name__ in {"VGG16", "VGG19"}
-    options: dict[str, Any] = {"include_top": True} if is_vgg else {"include_top": False, "pooling": "avg"}
+    options: dict[str, Any] = {"include_top": True}  # for block5_pool too: the same file of weights is for both layers
+    layer = "block5_pool" if spatial else "fc2"
     if not is_vgg:
-        options["input_shape"] = (*input_size(name), 3)
+        options = {"include_top": False, "pooling": None if spatial else "avg", "input_shape": (*input_size(name), 3)}
+        layer = "feature_map" if spatial else "avg_pool"
     known = weights in {"imagenet", "random"}
     if not known and not exists(weights):
         raise WeightsError(f"weights must be imagenet, random or a file; there is no {weights}")
@@ -167,9 +199,8 @@ def _load_application(name: str, weights: str, seed: int) -> tuple[Any, dict[str
         raise WeightsError(_how_to_get(build.__name__, error)) from error
     if not known:
         _load_weights(model, weights)
-    layer = "fc2" if is_vgg else "avg_pool"
     if is_vgg:
-        model = keras.Model(model.inputs, model.get_layer("fc2").output)
+        model = keras.Model(model.inputs, model.get_layer(layer).output)
     card = {"name": name.lower(), "weights": weights, "seed": seed if weights == "random" else 0, "layer": layer}
     return model, card | {"preprocessing": module.__name__.rsplit(".", 1)[-1]}, module.preprocess_input
 

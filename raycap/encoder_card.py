@@ -24,7 +24,8 @@ class EncoderCard:
         width_px: likewise.
         resize: the filter that a photo is resized with, regardless of its aspect.
         exif_orientation: whether the photo was turned upright first.
-        dim: numbers a photo.
+        dim: numbers a vector.
+        num_regions: vectors a photo, in rows from the top left; 1 is one feature of the whole photo.
     """
 
     name: str
@@ -38,11 +39,28 @@ class EncoderCard:
     resize: str
     exif_orientation: bool
     dim: int
+    num_regions: int = 1
     format_version: int = FORMAT_VERSION
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a feature: `(dim,)`, or `(num_regions, dim)`."""
+        return (self.dim,) if self.num_regions == 1 else (self.num_regions, self.dim)
+
+    def to_fields(self) -> dict[str, Any]:
+        """Return the card's fields, for `from_fields`; `num_regions` only where it is not 1.
+
+        So the cards of features of whole photos, and the hashes of such cards, are what they were before there were
+        regions.
+        """
+        fields = dataclasses.asdict(self)
+        if self.num_regions == 1:
+            del fields["num_regions"]
+        return fields
 
     def to_json(self) -> str:
         """Return the card as JSON, for `from_json`."""
-        return json.dumps(dataclasses.asdict(self))
+        return json.dumps(self.to_fields())
 
     @classmethod
     def from_json(cls, text: str | bytes, *, source: str) -> Self:
@@ -70,8 +88,9 @@ class EncoderCard:
                 value = getattr(card, field.name)
                 if type(value) is not field.type:
                     raise TypeError(f"{field.name} is {value!r:.40}")
-            if min(card.height_px, card.width_px, card.dim) < 1:
-                raise TypeError(f"{card.height_px} x {card.width_px} photos to {card.dim} numbers")
+            if min(card.height_px, card.width_px, card.dim, card.num_regions) < 1:
+                numbers = f"{card.num_regions} x {card.dim} numbers"
+                raise TypeError(f"{card.height_px} x {card.width_px} photos to {numbers}")
             return card
         except (KeyError, TypeError) as error:
             raise FormatError(f"{source} carries no encoder card: {error}") from error

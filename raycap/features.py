@@ -5,20 +5,22 @@ Knows neither Ray nor TensorFlow.
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raycap.encoder_card import EncoderCard
 from raycap.errors import FormatError, InputError
 from raycap.locations import join
 from raycap.parquet import list_tables, read_schema, read_table
-from raycap.schema import CARD_KEY
+from raycap.schema import CARD_KEY, feature_type
 from raycap.storage import exists
 
 FOLDER = "features"
+_VECTORS_AT_ONCE = 1024  # of those that a mean is taken over, in twice the precision
 
 
 class FeatureShard(NamedTuple):
@@ -26,7 +28,7 @@ class FeatureShard(NamedTuple):
 
     Attributes:
         image_ids: `(photos,)`.
-        features: `(photos, dim)` float32.
+        features: `(photos, *card.shape)` float32: `(photos, dim)`, or `(photos, num_regions, dim)`.
     """
 
     image_ids: list[str]
@@ -34,10 +36,35 @@ class FeatureShard(NamedTuple):
 
 
 def to_array(column: pa.ChunkedArray | pa.Array) -> NDArray[np.float32]:
-    """Return a fixed-size list column as a `(rows, dim)` float32 array, without a copy where it can."""
-    lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    values: NDArray[np.float32] = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    return values.reshape(len(lists), lists.type.list_size)
+    """Return a column of fixed-size lists, or of lists of lists, as a float32 array, without a copy where it can.
+
+    Returns:
+        `(rows, dim)` or `(rows, num_regions, dim)`.
+    """
+    return _raw(column).astype(np.float32, copy=False)
+
+
+def _raw(column: pa.ChunkedArray | pa.Array) -> NDArray[Any]:
+    """Return the same of the column's own type; a view of it, unless it is in several chunks."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    shape, kind = [], column.type
+    while pa.types.is_fixed_size_list(kind):
+        shape.append(kind.list_size)
+        kind = kind.value_type
+    arrays = [np.empty((0, *shape), kind.to_pandas_dtype())] if len(chunks) != 1 else []
+    for chunk in chunks:
+        values = chunk
+        for _ in shape:
+            values = values.flatten()
+        arrays.append(values.to_numpy(zero_copy_only=False).reshape(len(chunk), *shape))
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _has_null(column: pa.ChunkedArray) -> bool:
+    """Whether a feature, a region or a number is missing."""
+    while not column.null_count and pa.types.is_fixed_size_list(column.type):
+        column = pc.list_flatten(column)
+    return bool(column.null_count)
 
 
 @dataclass(frozen=True)
@@ -79,14 +106,14 @@ class FeatureSet:
     def read_shard(self, name: str, *, wanted: Collection[str] | None = None) -> FeatureShard:
         """Return the features of one shard, in its order; only the photos in `wanted`, if given."""
         table = read_table(join(self.folder, name), columns=["image_id", "feature"])
-        if table["feature"].null_count or table["image_id"].null_count:
+        if table["image_id"].null_count or _has_null(table["feature"]):
             raise FormatError(f"{join(self.folder, name)} is damaged: it has rows without a feature")
         image_ids = table["image_id"].to_pylist()
-        features = to_array(table["feature"])
-        if wanted is None:
-            return FeatureShard(image_ids, features)
-        rows = [row for row, image_id in enumerate(image_ids) if image_id in wanted]
-        return FeatureShard([image_ids[row] for row in rows], features[rows])
+        features = _raw(table["feature"])
+        if wanted is not None:
+            rows = [row for row, image_id in enumerate(image_ids) if image_id in wanted]
+            image_ids, features = [image_ids[row] for row in rows], features[rows]
+        return FeatureShard(image_ids, features.astype(np.float32, copy=False))
 
     def iter_shards(self, *, wanted: Collection[str] | None = None) -> Iterator[FeatureShard]:
         """Yield every shard, one in memory at a time."""
@@ -99,25 +126,38 @@ class FeatureSet:
         return [image_id for table in tables for image_id in table["image_id"].to_pylist()]
 
     def moments(self, wanted: Collection[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the mean and variance of each number over the `wanted` photos, `(dim,)` each, in one pass."""
+        """Return the mean and variance of each number over the `wanted` photos and their regions, in one pass.
+
+        Returns:
+            `(dim,)` float32 each.
+        """
         total = np.zeros(self.card.dim)
         squares = np.zeros(self.card.dim)
         count = 0
         for shard in self.iter_shards(wanted=wanted):
-            values = shard.features.astype(np.float64)
-            total += values.sum(axis=0)
-            squares += np.square(values).sum(axis=0)
-            count += len(values)
+            vectors = shard.features.reshape(-1, self.card.dim)
+            for start in range(0, len(vectors), _VECTORS_AT_ONCE):
+                values = vectors[start : start + _VECTORS_AT_ONCE].astype(np.float64)
+                total += values.sum(axis=0)
+                squares += np.square(values).sum(axis=0)
+            count += len(vectors)
         mean = total / max(count, 1)
         variance = np.maximum(squares / max(count, 1) - np.square(mean), 0.0)
         return mean.astype(np.float32), variance.astype(np.float32)
 
 
 def feature_array(features: Sequence[NDArray[np.float32]] | NDArray[np.float32], dtype: pa.DataType) -> pa.Array:
-    """Return `(photos, dim)` features as a fixed-size list array of `dtype`."""
+    """Return features as a `feature` column of `dtype`, without a copy where they are of it already.
+
+    Args:
+        features: `(photos, dim)` or `(photos, num_regions, dim)`.
+        dtype: `pa.float32()` or `pa.float16()`.
+    """
     values = np.ascontiguousarray(features, dtype=dtype.to_pandas_dtype())
-    item = pa.field("item", dtype, nullable=False)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=pa.list_(item, values.shape[1]))
+    column, shape = pa.array(values.reshape(-1)), values.shape[1:]
+    for depth in reversed(range(len(shape))):
+        column = pa.FixedSizeListArray.from_arrays(column, type=feature_type(shape[depth:], dtype))
+    return column
 
 
 def _read_card(location: str) -> EncoderCard:
@@ -128,13 +168,16 @@ def _read_card(location: str) -> EncoderCard:
         raise FormatError(f"{location} carries no encoder card; it was not written by raycap extract")
     card = EncoderCard.from_json(metadata[CARD_KEY], source=location)
     types = {field.name: field.type for field in schema}
-    if types.get("image_id") != pa.string() or not _is_feature(types.get("feature"), card.dim):
+    if types.get("image_id") != pa.string() or not _is_feature(types.get("feature"), card.shape):
         columns = ", ".join(f"{name} {kind}" for name, kind in types.items())
-        raise FormatError(f"{location} does not hold features of {card.dim} numbers; its columns are {columns:.200}")
+        numbers = " x ".join(map(str, card.shape))
+        raise FormatError(f"{location} does not hold features of {numbers} numbers; its columns are {columns:.200}")
     return card
 
 
-def _is_feature(kind: pa.DataType | None, dim: int) -> bool:
-    if kind is None or not pa.types.is_fixed_size_list(kind):
-        return False
-    return kind.list_size == dim and kind.value_type in (pa.float32(), pa.float16())
+def _is_feature(kind: pa.DataType | None, shape: tuple[int, ...]) -> bool:
+    for size in shape:
+        if kind is None or not pa.types.is_fixed_size_list(kind) or kind.list_size != size:
+            return False
+        kind = kind.value_type
+    return kind in (pa.float32(), pa.float16())

@@ -71,7 +71,7 @@ def encoder_facts(card: EncoderCard) -> Facts:
         "name": card.name,
         "weights": f"{card.weights}{f' (seed {card.seed})' if card.weights == 'random' else ''}",
         "hash": card.weights_hash[:12],
-        "feature": f"{card.dim:,} numbers, of {card.layer}",
+        "feature": f"{' x '.join(f'{size:,}' for size in card.shape)} numbers, of {card.layer}",
         "photos": f"{card.height_px} x {card.width_px}, {card.resize}{', upright' if card.exif_orientation else ''}",
     }
 

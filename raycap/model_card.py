@@ -37,6 +37,10 @@ class ModelCard:
     versions: Mapping[str, str]
     format_version: int = FORMAT_VERSION
 
+    def to_fields(self) -> dict[str, Any]:
+        """Return the card's fields, for `from_fields`; what an older raycap did not know only where it is not usual."""
+        return {**dataclasses.asdict(self), "encoder": self.encoder.to_fields()}
+
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any], *, source: str) -> Self:
         """Return the card whose fields were read from `source`.

@@ -90,8 +90,8 @@ class _ModelHolder:
 class EncodePhotos(_ModelHolder):
     """Compute the feature of each photo.
 
-    Reads `image`, `error_type`; adds `feature`, a fixed-size list (zeros where a photo failed); drops `image`. The
-    encoder's card goes into the schema's metadata.
+    Reads `image`, `error_type`; adds `feature`, a fixed-size list, or of a spatial encoder one of such lists (zeros
+    where a photo failed); drops `image`. The encoder's card goes into the schema's metadata.
     """
 
     def __init__(
@@ -124,13 +124,13 @@ class EncodePhotos(_ModelHolder):
             self._expected.require_same(card, mine="the features already there", others="this run's encoder")
         images = _to_images(table["image"].combine_chunks(), card)
         good = np.flatnonzero(pc.is_null(table["error_type"]).to_numpy(zero_copy_only=False))
-        features = np.zeros((len(table), card.dim), np.float32)
+        features = np.zeros((len(table), *card.shape), self._dtype.to_pandas_dtype())
         for rows, encoded in self._batches.run(lambda rows: self.model.encode(images[rows]), good):
             features[rows] = encoded
-        table = _with_columns(table.drop_columns(["image"]), {"feature": feature_array(features, self._dtype)})
-        schema = feature_schema(card.dim, self._dtype, card.to_json().encode())
-        position = table.schema.get_field_index("feature")
-        return table.cast(table.schema.set(position, schema.field("feature"))).replace_schema_metadata(schema.metadata)
+        schema = feature_schema(card.shape, self._dtype, card.to_json().encode())
+        table = table.drop_columns(["image"])
+        table = table.append_column(schema.field("feature"), feature_array(features, self._dtype))
+        return table.replace_schema_metadata(schema.metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +143,7 @@ class LoadEncoder:
         seed: likewise.
         exif_orientation: likewise.
         fast_decode: likewise.
+        spatial: likewise.
         card: if given, decides all of these.
         file: with `card`, where the encoder's file is now.
     """
@@ -152,6 +153,7 @@ class LoadEncoder:
     seed: int = 0
     exif_orientation: bool = False
     fast_decode: bool = False
+    spatial: bool = False
     card: EncoderCard | None = None
     file: str | None = None
 
@@ -167,6 +169,7 @@ class LoadEncoder:
             seed=self.seed,
             exif_orientation=self.exif_orientation,
             fast_decode=self.fast_decode,
+            spatial=self.spatial,
         )
 
 

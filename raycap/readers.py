@@ -65,6 +65,8 @@ def read_hypotheses(location: Location, *, columns: Sequence[str] | None = None)
 def read_features(location: Location, *, columns: Sequence[str] | None = None) -> pa.Table:
     """Return the features that extract computed, a row a photo: `image_id`, `feature` (a fixed-size list).
 
+    A spatial feature is a list of such lists, one a region.
+
     Args:
         location: extract's `--out`, or its `features` folder.
         columns: only these.

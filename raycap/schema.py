@@ -138,19 +138,32 @@ def check_version(version: object, *, source: str) -> None:
         )
 
 
-def feature_schema(dim: int, dtype: pa.DataType, card_json: bytes) -> pa.Schema:
+def feature_type(shape: tuple[int, ...], dtype: pa.DataType) -> pa.DataType:
+    """Return the type of the `feature` column: a plain fixed-size list, or one of such lists.
+
+    Args:
+        shape: of a feature, `(dim,)` or `(num_regions, dim)`.
+        dtype: of its numbers, `pa.float32()` or `pa.float16()`.
+    """
+    kind = dtype
+    for size in reversed(shape):
+        kind = pa.list_(pa.field("item", kind, nullable=False), size)
+    return kind
+
+
+def feature_schema(shape: tuple[int, ...], dtype: pa.DataType, card_json: bytes) -> pa.Schema:
     """Return the schema of a feature shard.
 
     Args:
-        dim: numbers a photo.
+        shape: of a feature, `(dim,)` or `(num_regions, dim)`.
         dtype: `pa.float32()` or `pa.float16()`.
         card_json: the encoder's card, kept in the schema's metadata under `CARD_KEY`.
 
     Returns:
-        `image_id` and `feature`, a plain fixed-size list, which pandas, DuckDB and polars all read.
+        `image_id` and `feature`, plain fixed-size lists, which pandas, DuckDB and polars all read.
     """
     fields = [
         pa.field("image_id", pa.string(), nullable=False),
-        pa.field("feature", pa.list_(pa.field("item", dtype, nullable=False), dim), nullable=False),
+        pa.field("feature", feature_type(shape, dtype), nullable=False),
     ]
     return pa.schema(fields, metadata={CARD_KEY: card_json})

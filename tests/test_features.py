@@ -25,7 +25,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("dtype", [pa.float32(), pa.float16()])
 def test_feature_schema_is_plain_and_carries_the_card(dtype):
-    schema = feature_schema(4096, dtype, b"{}")
+    schema = feature_schema((4096,), dtype, b"{}")
     assert schema.names == ["image_id", "feature"]
     assert schema.field("feature").type == pa.list_(pa.field("item", dtype, nullable=False), 4096)
     assert schema.metadata == {CARD_KEY: b"{}"}
@@ -35,7 +35,7 @@ def test_feature_schema_is_plain_and_carries_the_card(dtype):
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 def test_arrays_round_trip(dtype, tolerance):
     column = feature_array(FEATURES, dtype)
-    assert column.type == feature_schema(4, dtype, b"").field("feature").type
+    assert column.type == feature_schema((4,), dtype, b"").field("feature").type
     for each in (column, pa.chunked_array([column])):
         array = to_array(each)
         assert array.shape == (6, 4)

@@ -23,7 +23,7 @@ LAYERS = {
         arguments usage chatter config_file inspected_files inspection doctor_probes doctor
         reporting.markup reporting.plots reporting.sources reporting.gallery reporting.charts reporting.thumbnails
         reporting.scoring reporting.facts reporting.page reporting.report""",
-    2: """devices encoder model next_word teacher_forcing fitting captioner operators
+    2: """devices feature_maps encoder model next_word teacher_forcing fitting captioner operators
         export""",  # what runs models; knows no Ray
     3: "cluster board pipeline stages.train_worker",  # what runs on Ray, and is called by the stages
     4: " ".join(STAGES),
@@ -33,7 +33,17 @@ LAYERS = {
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}
 
-TENSORFLOW_SIDE = ("devices", "encoder", "model", "next_word", "teacher_forcing", "fitting", "captioner", "export")
+TENSORFLOW_SIDE = (
+    "devices",
+    "feature_maps",
+    "encoder",
+    "model",
+    "next_word",
+    "teacher_forcing",
+    "fitting",
+    "captioner",
+    "export",
+)
 PURE = (*LAYERS[0].split(), *LAYERS[1].split(), "operators", "stages.prepare", *LAYERS[6].split())
 RAY_SIDE = ("stages.extract", "stages.evaluate", "stages.caption", "pipeline", "cluster")
 

@@ -156,7 +156,7 @@ def test_a_newer_bundle_is_refused(name: str, copy: Path) -> None:
 def test_newer_features_are_refused(copy: Path) -> None:
     card = CARD.to_json().replace('"format_version": 1', f'"format_version": {FORMAT_VERSION + 1}').encode()
     table = read_table(str(copy / "features/part-1.parquet"))
-    schema = feature_schema(DIM, pa.float16(), card)
+    schema = feature_schema((DIM,), pa.float16(), card)
     write_table(str(copy / "features/part-1.parquet"), table.replace_schema_metadata(schema.metadata))
     with pytest.raises(FormatError, match=r"part-1\.parquet was written by a newer raycap; upgrade raycap"):
         FeatureSet.open(str(copy))
@@ -241,14 +241,14 @@ def test_a_bundle_that_lacks_a_file_names_it(copy: Path) -> None:
     ],
 )
 def test_features_of_another_shape_are_damaged(columns: dict[str, Any], copy: Path) -> None:
-    metadata = feature_schema(DIM, pa.float32(), CARD.to_json().encode()).metadata
+    metadata = feature_schema((DIM,), pa.float32(), CARD.to_json().encode()).metadata
     write_table(str(copy / "features/part-1.parquet"), pa.table(columns).replace_schema_metadata(metadata))
     with pytest.raises(FormatError, match=r"part-1\.parquet does not hold features of 4 numbers"):
         FeatureSet.open(str(copy))
 
 
 def test_features_with_rows_without_one_are_damaged(copy: Path) -> None:
-    metadata = feature_schema(DIM, pa.float32(), CARD.to_json().encode()).metadata
+    metadata = feature_schema((DIM,), pa.float32(), CARD.to_json().encode()).metadata
     table = pa.table({"image_id": ["a", "b"], "feature": pa.array([[1.0] * DIM, None], pa.list_(pa.float32(), DIM))})
     write_table(str(copy / "features/part-1.parquet"), table.replace_schema_metadata(metadata))
     features = FeatureSet.open(str(copy))

@@ -179,7 +179,7 @@ class _Job:
         policy = self.config.output.if_exists
         if policy == "fail" and is_folder(self.out) and next(walk_files(self.out), None) is not None:
             raise ConflictError(f"{self.out} is not empty, and --if-exists is fail; give another --out")
-        inputs = {"model_hash": short_hash(asdict(self.card))}
+        inputs = {"model_hash": short_hash(self.card.to_fields())}
         over = policy == "overwrite"
         try:
             return Run.open(self.out, STAGE, self.config, ignore=_NOT_IDENTITY, inputs=inputs, start_over=over)

@@ -111,6 +111,7 @@ def _run(
         seed=config.seed,
         exif_orientation=config.exif_orientation,
         fast_decode=config.fast_decode,
+        spatial=config.spatial,
     )
     encode = {
         "load": load,
