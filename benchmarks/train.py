@@ -80,7 +80,7 @@ def raycap(photos: list[Any], photos_a_step: int) -> Any:
     from raycap.sequences import packed_batches
 
     config = TrainConfig(prepared="", features="", out="", global_batch_size=photos_a_step)
-    fitter = Fitter(config, vocab_size=VOCAB_SIZE, feature_dim=DIM)
+    fitter = Fitter(config, vocab_size=VOCAB_SIZE, feature_shape=(DIM,))
     return lambda: fitter.train_epoch(1, packed_batches(photos, global_batch_size=photos_a_step))
 
 
@@ -88,11 +88,11 @@ def packed_fit(photos: list[Any], photos_a_step: int) -> Any:
     import keras
 
     from raycap.config import ModelConfig
-    from raycap.model import build_model
+    from raycap.decoders import build_model
     from raycap.schema import PAD_ID
     from raycap.sequences import packed_batches
 
-    model = build_model(ModelConfig(), vocab_size=VOCAB_SIZE, feature_dim=DIM)
+    model = build_model(ModelConfig(), vocab_size=VOCAB_SIZE, feature_shape=(DIM,))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=PAD_ID)
     model.compile(optimizer="adam", loss=loss)
 

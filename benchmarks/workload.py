@@ -63,8 +63,9 @@ def _make(what: str, out: str, *options: str) -> None:
     import keras
 
     from raycap.config import ModelConfig
+    from raycap.decoders import build_model
     from raycap.encoder import load_encoder
-    from raycap.model import Bundle, build_model
+    from raycap.model import Bundle
     from raycap.model_card import ModelCard
     from raycap.schema import END_TOKEN, START_TOKEN
     from raycap.text import Tokenizer
@@ -80,7 +81,7 @@ def _make(what: str, out: str, *options: str) -> None:
     tokenizer = Tokenizer(
         words=(START_TOKEN, END_TOKEN, *words()), max_length=34, keep_one_letter_words=True, min_word_count=1
     )
-    model = build_model(ModelConfig(), vocab_size=tokenizer.vocab_size, feature_dim=encoder.dim, moments=None)
+    model = build_model(ModelConfig(), vocab_size=tokenizer.vocab_size, feature_shape=(encoder.dim,), moments=None)
     card = ModelCard(
         encoder=encoder, max_length=34, vocab_size=tokenizer.vocab_size, training={}, metrics={}, versions={}
     )

@@ -13,6 +13,7 @@ from PIL import Image
 
 from raycap.batching import BatchSizer
 from raycap.config import DecodingConfig, LimitsConfig
+from raycap.decoders import decoder_of
 from raycap.decoding import sample, search
 from raycap.devices import configure
 from raycap.encoder import Encoder, reload_encoder
@@ -20,7 +21,6 @@ from raycap.errors import ImageError, ImageShapeError
 from raycap.images import DecodedImage
 from raycap.locations import absolute, as_utf8, file_name
 from raycap.model import Bundle
-from raycap.next_word import NextWord
 from raycap.photo_decoder import PhotoDecoder
 from raycap.photo_reader import Address, read_photos
 from raycap.schema import PAD_ID
@@ -90,7 +90,7 @@ class Captioner:
         self.bundle = bundle
         self.decoder = PhotoDecoder.of(bundle.card.encoder, limits or LimitsConfig())
         self._encoder_file = encoder_file
-        self._next_word = NextWord(bundle.model, num_threads=num_threads)
+        self._steps = decoder_of(bundle.model).steps(bundle.model, num_threads=num_threads)
 
     @classmethod
     def load(
@@ -220,7 +220,7 @@ class Captioner:
             "no_repeat_ngram": decoding.no_repeat_ngram,
             "forbidden": (PAD_ID,),
         }
-        step, state = self._next_word.start(features)
+        step, state = self._steps.start(features)
         if decoding.sample:
             found = sample(
                 step,

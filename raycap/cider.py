@@ -4,7 +4,9 @@ Reference:
     Vedantam, Zitnick and Parikh 2015, CIDEr: consensus-based image description evaluation (arXiv:1411.5726).
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,3 +96,69 @@ def _similarity(caption: Ints, gram: Ints, count: Ints, photo_of: Ints, num_phot
     norms = norm * norm[photo_of]
     similarity: NDArray[np.float64] = np.divide(dot, norms, out=np.zeros_like(norms), where=norms > 0)
     return similarity
+
+
+class CiderD:
+    """CIDEr-D with the n-grams' weights taken once, from many photos' references, to score captions of a few.
+
+    Captions are sequences of anything: words, or token ids.
+    """
+
+    def __init__(self, references: Iterable[Sequence[Sequence[Hashable]]]) -> None:
+        """Count how many photos' references have each n-gram.
+
+        Args:
+            references: the human captions of each photo.
+        """
+        self._num_photos = 0
+        self._frequency: Counter[tuple[Hashable, ...]] = Counter()
+        for captions in references:
+            self._num_photos += 1
+            self._frequency.update({gram for caption in captions for gram in _counts(caption)})
+
+    def __call__(
+        self, hypotheses: Sequence[Sequence[Hashable]], references: Sequence[Sequence[Hashable]]
+    ) -> NDArray[np.float64]:
+        """Return CIDEr-D, 0 to 10, of each of several captions of one photo.
+
+        Args:
+            hypotheses: the captions.
+            references: the photo's human captions.
+        """
+        theirs = [self._weigh(caption) for caption in references]
+        scores = [sum(_cosines(self._weigh(caption), other) for other in theirs) for caption in hypotheses]
+        return 10 * np.array(scores) / _ORDERS / len(theirs)
+
+    def _weigh(self, caption: Sequence[Hashable]) -> "_Weighed":
+        weights: list[dict[tuple[Hashable, ...], float]] = [{} for _ in range(_ORDERS)]
+        for gram, count in _counts(caption).items():
+            rarity = np.log(self._num_photos) - np.log(max(1, self._frequency[gram]))
+            weights[len(gram) - 1][gram] = count * float(rarity)
+        norms = [float(np.sqrt(sum(value**2 for value in each.values()))) for each in weights]
+        return _Weighed(max(len(caption) - 1, 0), weights, norms)
+
+
+class _Weighed(NamedTuple):
+    """A caption's pairs of words, and for each order the weight of each n-gram and their norm."""
+
+    length: int
+    weights: list[dict[tuple[Hashable, ...], float]]
+    norms: list[float]
+
+
+def _counts(caption: Sequence[Hashable]) -> Counter[tuple[Hashable, ...]]:
+    return Counter(
+        tuple(caption[start : start + order])
+        for order in range(1, _ORDERS + 1)
+        for start in range(len(caption) - order + 1)
+    )
+
+
+def _cosines(mine: _Weighed, theirs: _Weighed) -> float:
+    """Return the sum over the orders of the clipped cosine between two captions, less for a difference in length."""
+    total = 0.0
+    for weights, others, norm in zip(mine.weights, theirs.weights, np.multiply(mine.norms, theirs.norms), strict=True):
+        shared = weights.keys() & others.keys()
+        if norm > 0:
+            total += sum(min(weights[gram], others[gram]) * others[gram] for gram in shared) / float(norm)
+    return total * float(np.exp(-((mine.length - theirs.length) ** 2) / (2 * _SIGMA**2)))

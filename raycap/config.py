@@ -121,8 +121,10 @@ class ExtractConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The merge model; the defaults are the tutorial's."""
+    """The decoder; the defaults are the tutorial's merge model."""
 
+    decoder: Literal["merge", "attention"] = "merge"
+    """`merge` sees a photo as one feature; `attention` looks at its regions, of extract --spatial."""
     units: int = 256
     """Width of the LSTM and of the dense layers."""
     embedding_dim: int = 256
@@ -130,14 +132,16 @@ class ModelConfig:
     dropout: float = 0.5
     """Share of photo features, and of embedded words, dropped in training."""
     merge: Literal["add", "concat"] = "add"
-    """How photo and words meet."""
+    """How photo and words meet in the merge model."""
+    num_heads: int = 4
+    """Heads of the attention; they share the units."""
     normalization: Literal["none", "l2", "standardize"] = "none"
     """What is done to features first; `standardize` uses mean and deviation over train, kept in the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Train the merge model with Ray Train.
+    """Train a captioner with Ray Train: the merge model, or a decoder with attention.
 
     Example: raycap train --prepared work/prepared --features work/vgg16 --out work/model
     """
@@ -152,13 +156,27 @@ class TrainConfig:
     epochs: int = 20
     """Epochs at most."""
     patience: int = 3
-    """Stop after this many epochs without a lower dev loss."""
+    """Stop after this many epochs that are not the best so far."""
+    select_by: Literal["dev_loss", "cider_d", "bleu_4"] = "dev_loss"
+    """What the best epoch is best in; the scores are of greedy captions of dev, under the `standard` protocol."""
     global_batch_size: int = 16
     """Photos a step, with all their captions, over all workers."""
     learning_rate: float = 1e-3
     """Adam's."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """`cosine` lets the learning rate fall to a twentieth over the epochs."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises first, with `cosine`."""
+    weight_average: float = 0.0
+    """Keep a moving average of the weights with this decay, such as 0.999, in place of the weights; 0 keeps none."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over the vocabulary."""
+    cider_epochs: int = 0
+    """Epochs after the others that raise the CIDEr-D of captions found by beam search (self-critical training)."""
+    cider_learning_rate: float = 5e-5
+    """Adam's in these."""
+    cider_captions: int = 5
+    """Captions of each photo that are compared with each other in these."""
     seed: int = 0
     """Seed of weights, order and dropout."""
     shuffle_window: int = 8192
@@ -173,6 +191,14 @@ class TrainConfig:
     """Threads of each worker; by default the node's cores shared evenly."""
     max_restarts: int = 3
     """Times that training goes on from the last epoch after a worker dies."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.weight_average < 1, f"--weight-average is {self.weight_average:g}; give 0 to below 1")
+        _require(self.cider_captions >= 2, f"--cider-captions is {self.cider_captions}; give 2 or more to compare")
+        _require(
+            not self.cider_epochs or self.select_by != "dev_loss",
+            "epochs that raise CIDEr-D raise the dev loss too; with --cider-epochs give --select-by cider_d",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

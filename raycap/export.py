@@ -5,7 +5,6 @@ anew from layers that convert everywhere: an LSTM that is not cuDNN's, and numbe
 layer, whose mean and deviation tf2onnx takes for further inputs.
 """
 
-import dataclasses
 import importlib.util
 import os
 import tempfile
@@ -76,7 +75,7 @@ def export(config: ExportConfig) -> ExportResult:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise RaycapError(f"{config.model} cannot be converted to {config.to}: {reason:.300}") from error
         (Path(folder) / TOKENIZER_FILE).write_text(bundle.tokenizer.to_json(), encoding="utf-8")
-        _publish(Path(folder), out, dataclasses.asdict(bundle.card))
+        _publish(Path(folder), out, bundle.card.to_fields())
     return ExportResult(
         location=join(out, _FILES[config.to]),
         format=config.to,
@@ -107,7 +106,7 @@ def convertible(model: Any) -> Any:
     for layer in copy.layers:
         if not isinstance(layer, keras.layers.Rescaling):
             layer.set_weights(model.get_layer(layer.name).get_weights())
-    copy([np.zeros((1, model.inputs[0].shape[1]), np.float32), np.ones((1, 1), np.int32)])  # as Keras' exporter asks
+    copy([np.zeros((1, *model.inputs[0].shape[1:]), np.float32), np.ones((1, 1), np.int32)])  # as Keras' exporter asks
     return copy
 
 

@@ -1,4 +1,4 @@
-"""The training steps of the merge model on one worker, alone or with others; knows neither Ray nor files' layout."""
+"""The training steps of a decoder on one worker, alone or with others; knows neither Ray nor files' layout."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -9,16 +9,26 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
+from raycap.averaging import WeightAverage, assign
+from raycap.cider import CiderD
 from raycap.config import TrainConfig
-from raycap.model import Moments, build_model
+from raycap.decoders import build_model, decoder_of
+from raycap.decoders.normalization import Moments
+from raycap.decoding import Hypothesis, search
+from raycap.losses import negative_log_likelihood, uniform_penalty
+from raycap.schema import PAD_ID
+from raycap.self_critical import compare
 from raycap.sequences import PackedBatch
-from raycap.teacher_forcing import TeacherForcing
+from raycap.text import Tokenizer
 
 _WEIGHTS = "model.weights.h5"
 _BEST_WEIGHTS = "best.weights.h5"
 _OPTIMIZER = "optimizer.npz"
+_AVERAGE = "average.npz"
 _PROGRESS = "progress.json"
+_LEAST_LEARNING_RATE = 0.05  # of the highest, at the end of the cosine
 
 
 @dataclass(frozen=True)
@@ -45,38 +55,80 @@ class Fitter:
         config: TrainConfig,
         *,
         vocab_size: int,
-        feature_dim: int,
+        feature_shape: tuple[int, ...],
         moments: Moments | None = None,
         strategy: Any = None,
+        steps_an_epoch: int = 0,
     ) -> None:
         """Build and compile.
 
         Args:
             config: model and training options.
             vocab_size: words, start, end and padding.
-            feature_dim: numbers a photo.
+            feature_shape: `(dim,)` or `(num_regions, dim)`.
             moments: mean and variance of the training features, for `standardize`.
             strategy: a `tf.distribute` strategy, where several workers train together.
+            steps_an_epoch: for a learning rate that changes.
         """
         keras.utils.set_random_seed(config.seed)
         self._config = config
         self._strategy = strategy
         with _scope(strategy):
-            self.model = build_model(config.model, vocab_size=vocab_size, feature_dim=feature_dim, moments=moments)
-            self._optimizer = keras.optimizers.Adam(config.learning_rate)
-            self._optimizer.build(self.model.trainable_variables)
-        self._forcing = TeacherForcing(self.model)
-        # Adam is a dozen passes over memory, and one where XLA compiles them; it cannot compile what workers exchange.
-        alone_on_cpu = strategy is None and not tf.config.list_logical_devices("GPU")
-        self._apply = tf.function(self._apply_gradients, jit_compile=True) if alone_on_cpu else self._apply_gradients
-        signature = [
-            tf.TensorSpec([None, feature_dim], tf.float32),
+            self.model = build_model(config.model, vocab_size=vocab_size, feature_shape=feature_shape, moments=moments)
+            self._optimizer = self._make_optimizer(_learning_rate(config, steps_an_epoch))
+        decoder = decoder_of(self.model)
+        self._forcing = decoder.forcing(self.model)
+        self._next_word = self.model.get_layer("next_word")
+        self._steps = decoder.steps
+        self._average = WeightAverage(self.model.trainable_variables, config.weight_average)
+        self._signature = [
+            tf.TensorSpec([None, *feature_shape], tf.float32),
+            tf.TensorSpec([None], tf.int32),
             tf.TensorSpec([None, None], tf.int32),
             tf.TensorSpec([None, None], tf.int32),
         ]
-        count = tf.TensorSpec([], tf.float32)
-        self._train_step = tf.function(self._distributed_step, input_signature=[*signature, count])
-        self._dev_step = tf.function(self._dev_loss, input_signature=signature)
+        self._dev_step = tf.function(self._dev_loss, input_signature=self._signature)
+        self._train_step = self._compile(self._likelihood)
+
+    def _make_optimizer(self, learning_rate: Any) -> Any:
+        optimizer = keras.optimizers.Adam(learning_rate)
+        optimizer.build(self.model.trainable_variables)
+        return optimizer
+
+    def _compile(self, objective: Callable[..., tuple[Any, Any]]) -> Any:
+        """Return a step that lowers an objective, for the present optimizer.
+
+        Args:
+            objective: takes features, photos, tokens, targets and a number for each caption; returns a loss to tell,
+                and what to lower, both summed over this worker's words.
+        """
+        optimizer, variables = self._optimizer, self.model.trainable_variables
+
+        def apply(gradients: list[Any]) -> None:
+            optimizer.apply(gradients, variables)
+
+        # Adam is a dozen passes over memory, and one where XLA compiles them; it cannot compile what workers exchange.
+        if self._strategy is None and not tf.config.list_logical_devices("GPU"):
+            apply = tf.function(apply, jit_compile=True)
+
+        def step(*inputs: Any) -> Any:
+            """Apply one worker's gradients; return its summed loss.
+
+            The loss is the local sum over the *global* number of words, as the optimizer sums gradients over workers.
+            """
+            *batch, num_targets = inputs
+            with tf.GradientTape() as tape:
+                total, lowered = objective(*batch)
+                lowered = lowered / num_targets
+            apply([tf.convert_to_tensor(each) for each in tape.gradient(lowered, variables)])
+            return total
+
+        def run(*inputs: Any) -> Any:
+            return step(*inputs) if self._strategy is None else self._strategy.run(step, args=inputs)
+
+        return tf.function(
+            run, input_signature=[*self._signature, tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.float32)]
+        )
 
     def train_epoch(
         self, epoch: int, batches: Iterable[PackedBatch], *, on_step: Callable[[int, Loss], None] | None = None
@@ -96,24 +148,87 @@ class Fitter:
         total = 0.0
         num_targets = 0
         for batch in batches:
-            total += float(self._train_step(batch.features, batch.tokens, batch.targets, float(batch.num_targets)))
+            alike = np.ones(len(batch.tokens), np.float32)
+            total += self._take(batch.features, batch.photos, batch.tokens, batch.targets, alike, batch.num_targets)
             num_targets += batch.num_targets
             if on_step is not None:
                 on_step(len(batch.tokens), Loss(total, num_targets))
-        return Loss(self._sum_over_workers(total), num_targets)
+        return Loss(self.sum_over_workers(total), num_targets)
+
+    def begin_tuning(self) -> None:
+        """Start over from the model's weights, with an optimizer for `tune_epoch`."""
+        with _scope(self._strategy):
+            self._optimizer = self._make_optimizer(self._config.cider_learning_rate)
+        self._train_step = self._compile(self._reinforced)
+        self._average = WeightAverage(self.model.trainable_variables, self._config.weight_average)
+
+    def tune_epoch(
+        self,
+        epoch: int,
+        batches: Iterable[PackedBatch],
+        reward: CiderD,
+        tokenizer: Tokenizer,
+        *,
+        on_step: Callable[[int, float], None] | None = None,
+    ) -> float:
+        """Take a step for each batch that makes the better of the model's own captions more probable, the worse less.
+
+        Better and worse are by CIDEr-D, against the mean of the captions that beam search finds of the same photo.
+
+        Args:
+            epoch: see `train_epoch`.
+            batches: likewise; their captions are the references.
+            reward: see `self_critical.compare`.
+            tokenizer: the vocabulary.
+            on_step: called with the number of captions in this worker's part, and the mean reward so far.
+
+        Returns:
+            The mean reward of this worker's captions.
+        """
+        self._seed_dropout(epoch)
+        steps = self._steps(self.model)
+        rewards: list[float] = []
+        for batch in batches:
+            steps.refresh()
+            found = self._search(steps, batch.features, tokenizer, beam_width=self._config.cider_captions)
+            own = compare(found, batch, reward, tokenizer)
+            self._take(batch.features, own.photos, own.tokens, own.targets, own.advantages, batch.num_targets)
+            rewards.append(own.mean)
+            if on_step is not None:
+                on_step(len(batch.tokens), float(np.mean(rewards)))
+        return float(np.mean(rewards))
+
+    def _search(
+        self, steps: Any, features: NDArray[np.float32], tokenizer: Tokenizer, *, beam_width: int
+    ) -> list[list[Hypothesis]]:
+        step, state = steps.start(features)
+        ids: dict[str, Any] = {"start_id": tokenizer.start_id, "end_id": tokenizer.end_id, "forbidden": (PAD_ID,)}
+        return search(step, state, max_length=tokenizer.max_length, beam_width=beam_width, **ids)
+
+    def caption(self, features: NDArray[np.float32], tokenizer: Tokenizer) -> list[str]:
+        """Return the greedy caption of each photo."""
+        with self._average.held():
+            found = self._search(self._steps(self.model), features, tokenizer, beam_width=1)
+        return [tokenizer.decode(best.tokens) for best, *_ in found]
 
     def evaluate(self, batches: Iterable[PackedBatch]) -> Loss:
         """Return the exact loss over all workers, without dropout or label smoothing."""
         total = 0.0
         num_targets = 0
-        for batch in batches:
-            total += float(self._dev_step(batch.features, batch.tokens, batch.targets))
-            num_targets += batch.num_targets
-        return Loss(self._sum_over_workers(total), num_targets)
+        with self._average.held():
+            for batch in batches:
+                total += float(self._dev_step(batch.features, batch.photos, batch.tokens, batch.targets))
+                num_targets += batch.num_targets
+        return Loss(self.sum_over_workers(total), num_targets)
 
     def keep_best(self, folder: Path) -> None:
         """Write the weights as those of the best epoch."""
-        self.model.save_weights(folder / _BEST_WEIGHTS)
+        with self._average.held():
+            self.model.save_weights(folder / _BEST_WEIGHTS)
+
+    def load_best(self, folder: Path) -> None:
+        """Go back to the weights of the best epoch."""
+        self.model.load_weights(self.best_weights(folder))
 
     @staticmethod
     def best_weights(folder: Path) -> Path:
@@ -121,47 +236,56 @@ class Fitter:
         return folder / _BEST_WEIGHTS
 
     def save_state(self, folder: Path, progress: dict[str, Any]) -> None:
-        """Write all that training needs to go on: weights, optimizer and `progress`."""
+        """Write all that training needs to go on: weights, their average, optimizer and `progress`."""
         self.model.save_weights(folder / _WEIGHTS)
-        variables: dict[str, Any] = {str(index): np.asarray(v) for index, v in enumerate(self._optimizer.variables)}
-        np.savez(folder / _OPTIMIZER, **variables)
+        _save_arrays(folder / _OPTIMIZER, self._optimizer.variables)
+        _save_arrays(folder / _AVERAGE, self._average.to_arrays())
         (folder / _PROGRESS).write_text(json.dumps(progress))
 
-    def load_state(self, folder: Path) -> dict[str, Any]:
-        """Go on from what `save_state` wrote; return its `progress`."""
-        self.model.load_weights(folder / _WEIGHTS)
-        with np.load(folder / _OPTIMIZER, allow_pickle=False) as values:
-            for index, variable in enumerate(self._optimizer.variables):
-                variable.assign(values[str(index)])
+    @staticmethod
+    def load_progress(folder: Path) -> dict[str, Any]:
+        """Return the `progress` that `save_state` wrote."""
         progress: dict[str, Any] = json.loads((folder / _PROGRESS).read_text())
         return progress
 
-    def _dev_loss(self, features: Any, tokens: Any, targets: Any) -> Any:
-        total, _ = self._forcing(features, tokens, targets, training=False)
+    def load_state(self, folder: Path) -> None:
+        """Go on from what `save_state` wrote; after `begin_tuning`, if it was."""
+        self.model.load_weights(folder / _WEIGHTS)
+        assign(self._optimizer.variables, _load_arrays(folder / _OPTIMIZER))
+        self._average.from_arrays(_load_arrays(folder / _AVERAGE))
+
+    def _take(self, *inputs: Any) -> float:
+        """Take a step; return this worker's summed loss."""
+        *batch, num_targets = inputs
+        total = float(self._train_step(*batch, float(num_targets)))
+        self._average.update()
         return total
 
-    def _step(self, features: Any, tokens: Any, targets: Any, num_targets: Any) -> Any:
-        """Apply one worker's gradients; return its summed loss.
+    def _vocabulary(self) -> tuple[Any, Any]:
+        return tf.convert_to_tensor(self._next_word.kernel), tf.convert_to_tensor(self._next_word.bias)
 
-        The loss is the local sum over the *global* number of words, as the optimizer sums gradients over workers.
-        """
-        smoothing = self._config.label_smoothing
-        with tf.GradientTape() as tape:
-            total, objective = self._forcing(features, tokens, targets, training=True, label_smoothing=smoothing)
-            objective = objective / num_targets
-        gradients = tape.gradient(objective, self.model.trainable_variables)
-        self._apply([tf.convert_to_tensor(each) for each in gradients])
-        return total
+    def _dev_loss(self, features: Any, photos: Any, tokens: Any, targets: Any) -> Any:
+        hidden, _, labels = self._forcing(features, photos, tokens, targets, training=False)
+        return tf.reduce_sum(negative_log_likelihood(hidden, *self._vocabulary(), labels))
 
-    def _apply_gradients(self, gradients: list[Any]) -> None:
-        self._optimizer.apply(gradients, self.model.trainable_variables)
+    def _likelihood(self, features: Any, photos: Any, tokens: Any, targets: Any, _: Any) -> tuple[Any, Any]:
+        """Return the negative log-likelihood of the words, and the same with label smoothing, in nats."""
+        hidden, _, labels = self._forcing(features, photos, tokens, targets, training=True)
+        vocabulary, smoothing = self._vocabulary(), self._config.label_smoothing
+        total = tf.reduce_sum(negative_log_likelihood(hidden, *vocabulary, labels))
+        if not smoothing:
+            return total, total
+        return total, total + smoothing * tf.reduce_sum(uniform_penalty(hidden, *vocabulary, labels))
 
-    def _distributed_step(self, features: Any, tokens: Any, targets: Any, num_targets: Any) -> Any:
-        if self._strategy is None:
-            return self._step(features, tokens, targets, num_targets)
-        return self._strategy.run(self._step, args=(features, tokens, targets, num_targets))
+    def _reinforced(self, features: Any, photos: Any, tokens: Any, targets: Any, advantages: Any) -> tuple[Any, Any]:
+        """Return the negative log-likelihood of each caption times how much better it is than others, twice."""
+        hidden, captions, labels = self._forcing(features, photos, tokens, targets, training=True)
+        losses = negative_log_likelihood(hidden, *self._vocabulary(), labels)
+        total = tf.reduce_sum(losses * tf.gather(advantages, captions))
+        return total, total
 
-    def _sum_over_workers(self, value: float) -> float:
+    def sum_over_workers(self, value: float) -> float:
+        """Return the sum of what all workers give."""
         if self._strategy is None:
             return value
 
@@ -173,6 +297,29 @@ class Fitter:
             generator = getattr(layer, "seed_generator", None)
             if generator is not None:
                 generator.state.assign(np.array([self._config.seed + number, epoch << 20], generator.state.dtype))
+
+
+def _learning_rate(config: TrainConfig, steps_an_epoch: int) -> Any:
+    if config.schedule == "constant":
+        return config.learning_rate
+    num_steps = max(1, config.epochs * steps_an_epoch)
+    warmup = min(config.warmup_steps, num_steps - 1)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else config.learning_rate,
+        num_steps - warmup,
+        alpha=_LEAST_LEARNING_RATE,
+        warmup_target=config.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+
+
+def _save_arrays(path: Path, arrays: Iterable[Any]) -> None:
+    np.savez(path, *map(np.asarray, arrays))
+
+
+def _load_arrays(path: Path) -> list[NDArray[Any]]:
+    with np.load(path, allow_pickle=False) as values:
+        return [values[f"arr_{number}"] for number in range(len(values.files))]
 
 
 def _scope(strategy: Any) -> Any:

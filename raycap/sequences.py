@@ -22,7 +22,7 @@ class Photo(NamedTuple):
 
     Attributes:
         image_id: its id.
-        feature: `(dim,)` float32.
+        feature: `(dim,)` or `(num_regions, dim)` float32.
         sequences: its captions as token ids, start and end included.
     """
 
@@ -49,13 +49,15 @@ class PackedBatch(NamedTuple):
     """One worker's part of a global batch, a row a caption: one pass of the LSTM predicts every next word.
 
     Attributes:
-        features: `(captions, dim)` float32, a photo's feature repeated for each of its captions.
+        features: `(photos, dim)` or `(photos, num_regions, dim)` float32.
+        photos: `(captions,)` int32, the row in `features` of each caption's photo.
         tokens: `(captions, length)` int32, all tokens but the last, padded on the right.
         targets: `(captions, length)` int32, all tokens but the first; `PAD_ID` where there is nothing to predict.
         num_targets: words to predict in the global batch, over all workers.
     """
 
     features: NDArray[np.float32]
+    photos: NDArray[np.int32]
     tokens: NDArray[np.int32]
     targets: NDArray[np.int32]
     num_targets: int
@@ -99,16 +101,26 @@ def pack(photos: Sequence[Photo], *, num_targets: int | None = None) -> PackedBa
         photos: one worker's photos.
         num_targets: words to predict over all workers; by default, those of `photos`.
     """
-    sequences = list(chain.from_iterable(photo.sequences for photo in photos))
+    tokens, targets = pad_sequences(list(chain.from_iterable(photo.sequences for photo in photos)))
+    captions_per_photo = [len(photo.sequences) for photo in photos]
+    return PackedBatch(
+        features=np.stack([photo.feature for photo in photos]),
+        photos=np.repeat(np.arange(len(photos), dtype=np.int32), captions_per_photo),
+        tokens=tokens,
+        targets=targets,
+        num_targets=_num_targets(photos) if num_targets is None else num_targets,
+    )
+
+
+def pad_sequences(sequences: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return the tokens and the targets of some captions, at least one, as in a `PackedBatch`."""
     length = max(len(sequence) for sequence in sequences) - 1
     tokens = np.full((len(sequences), length), PAD_ID, np.int32)
     targets = np.full((len(sequences), length), PAD_ID, np.int32)
     for row, sequence in enumerate(sequences):
         tokens[row, : len(sequence) - 1] = sequence[:-1]
         targets[row, : len(sequence) - 1] = sequence[1:]
-    captions_per_photo = [len(photo.sequences) for photo in photos]
-    features = np.repeat(np.stack([photo.feature for photo in photos]), captions_per_photo, axis=0)
-    return PackedBatch(features, tokens, targets, _num_targets(photos) if num_targets is None else num_targets)
+    return tokens, targets
 
 
 def packed_batches(

@@ -16,9 +16,9 @@ from raycap import export as module
 from raycap import storage
 from raycap.cli import main
 from raycap.config import ModelConfig
+from raycap.decoders import build_model
 from raycap.errors import ConflictError, InputError, RaycapError
 from raycap.export import export
-from raycap.model import build_model
 from raycap.tool_config import ExportConfig
 
 DIM, WORDS = 12, 30
@@ -62,7 +62,7 @@ def opened(kind: str, path: Path):
 def test_outputs_are_equal_in_every_form(kind: str, config: ModelConfig, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     moments = rng.normal(size=DIM).astype(np.float32), rng.random(DIM).astype(np.float32)
-    model = build_model(config, vocab_size=WORDS, feature_dim=DIM, moments=moments)
+    model = build_model(config, vocab_size=WORDS, feature_shape=(DIM,), moments=moments)
     path = tmp_path / FILES[kind]
     module._WRITERS[kind](model, path)
     run = opened(kind, path)

@@ -16,14 +16,18 @@ PACKAGE = ROOT / "raycap"
 STAGES = ("stages.prepare", "stages.extract", "stages.train", "stages.evaluate", "stages.caption")
 LAYERS = {
     0: "schema errors locations options config tool_config",
-    1: """encoder_card model_card datasets caption_files scenes images text sequences features metrics storage runs
+    1: """averaging self_critical
+        encoder_card model_card datasets caption_files scenes images text sequences features metrics storage runs
         parquet shards prepared progress input_sizes diagram decoding threads top_words photo_sources photo_tables
         photo_reader photo_decoder time_limit batching sidecars caption_formats sole_writer saved_models readers uploads
         serve_page published bleu rouge cider meteor baselines bootstrap diversity scores scoring score_tables
         arguments usage chatter config_file inspected_files inspection doctor_probes doctor
         reporting.markup reporting.plots reporting.sources reporting.gallery reporting.charts reporting.thumbnails
         reporting.scoring reporting.facts reporting.page reporting.report""",
-    2: """devices feature_maps encoder model next_word teacher_forcing fitting captioner operators
+    2: """devices feature_maps encoder decoders.normalization decoders.packed_lstm decoders.places decoders.vocabulary
+        decoders.merge decoders.merge_forcing decoders.merge_steps
+        decoders.attention decoders.attention_steps decoders
+        losses model fitting captioner operators
         export""",  # what runs models; knows no Ray
     3: "cluster board pipeline stages.train_worker",  # what runs on Ray, and is called by the stages
     4: " ".join(STAGES),
@@ -38,8 +42,17 @@ TENSORFLOW_SIDE = (
     "feature_maps",
     "encoder",
     "model",
-    "next_word",
-    "teacher_forcing",
+    "losses",
+    "decoders.normalization",
+    "decoders.packed_lstm",
+    "decoders.places",
+    "decoders.vocabulary",
+    "decoders.merge",
+    "decoders.merge_forcing",
+    "decoders.merge_steps",
+    "decoders.attention",
+    "decoders.attention_steps",
+    "decoders",
     "fitting",
     "captioner",
     "export",

@@ -1,4 +1,4 @@
-"""The merge model, its bundle and its step function, with TensorFlow in this process."""
+"""The decoders' models, and the bundle that they travel in, with TensorFlow in this process."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +10,10 @@ from builders import CARD
 
 from raycap.captioner import Captioner
 from raycap.config import DecodingConfig, ModelConfig
+from raycap.decoders import build_model, decoder_of
+from raycap.decoding import Wanted
 from raycap.errors import FormatError, InputError
-from raycap.model import Bundle, build_model
+from raycap.model import Bundle
 from raycap.model_card import ModelCard
 from raycap.schema import PAD_ID
 from raycap.text import Tokenizer
@@ -23,18 +25,30 @@ OPTIONS = [
     ModelConfig(units=16, embedding_dim=8, merge="concat"),
     ModelConfig(units=16, embedding_dim=8, normalization="l2"),
     ModelConfig(units=16, embedding_dim=8, normalization="standardize", merge="concat"),
+    ModelConfig(units=16, embedding_dim=8, decoder="attention", num_heads=2),
+    ModelConfig(units=16, embedding_dim=8, decoder="attention", normalization="standardize"),
 ]
 
 
-def small_model(config: ModelConfig, *, dim: int = 12, seed: int = 0) -> keras.Model:
+def features_for(config: ModelConfig, count: int, *, seed: int) -> np.ndarray:
+    shape = (12,) if config.decoder == "merge" else (5, 12)
+    return np.random.default_rng(seed).normal(size=(count, *shape)).astype(np.float32)
+
+
+def small_model(config: ModelConfig, *, seed: int = 0) -> keras.Model:
     keras.utils.set_random_seed(seed)
-    moments = (np.full(dim, 0.5, np.float32), np.full(dim, 4.0, np.float32))
-    return build_model(config, vocab_size=TOKENIZER.vocab_size, feature_dim=dim, moments=moments)
+    moments = (np.full(12, 0.5, np.float32), np.full(12, 4.0, np.float32))
+    return build_model(
+        config,
+        vocab_size=TOKENIZER.vocab_size,
+        feature_shape=features_for(config, 1, seed=0).shape[1:],
+        moments=moments,
+    )
 
 
 def bundle(config: ModelConfig = OPTIONS[0]) -> Bundle:
     card = ModelCard(
-        encoder=replace(CARD, dim=12),
+        encoder=replace(CARD, dim=12, num_regions=1 if config.decoder == "merge" else 5),
         max_length=TOKENIZER.max_length,
         vocab_size=TOKENIZER.vocab_size,
         training={},
@@ -45,7 +59,7 @@ def bundle(config: ModelConfig = OPTIONS[0]) -> Bundle:
 
 
 def test_parameters_at_the_tutorials_sizes() -> None:
-    model = build_model(ModelConfig(), vocab_size=7579, feature_dim=4096)
+    model = build_model(ModelConfig(), vocab_size=7579, feature_shape=(4096,))
     assert model.count_params() == 5_527_963
     kinds = {layer.name: type(layer).__name__ for layer in model.layers}
     assert kinds["embedding"] == "Embedding"
@@ -57,9 +71,8 @@ def test_parameters_at_the_tutorials_sizes() -> None:
 @pytest.mark.parametrize("config", OPTIONS)
 def test_padding_on_the_right_changes_nothing(config: ModelConfig) -> None:
     model = small_model(config)
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(2, 12)).astype(np.float32)
-    tokens = rng.integers(1, TOKENIZER.vocab_size, (2, 4)).astype(np.int32)
+    features = features_for(config, 2, seed=0)
+    tokens = np.random.default_rng(0).integers(1, TOKENIZER.vocab_size, (2, 4)).astype(np.int32)
     padded = np.pad(tokens, ((0, 0), (0, 3)))
     short, long = model([features, tokens]).numpy(), model([features, padded]).numpy()
     np.testing.assert_allclose(short, long[:, :4], rtol=1e-5, atol=1e-6)
@@ -77,7 +90,7 @@ def test_normalization_is_in_the_model() -> None:
 
 def test_a_feature_that_is_constant_over_train_cannot_explode() -> None:
     moments = (np.zeros(12, np.float32), np.zeros(12, np.float32))
-    model = build_model(OPTIONS[3], vocab_size=9, feature_dim=12, moments=moments)
+    model = build_model(OPTIONS[3], vocab_size=9, feature_shape=(12,), moments=moments)
     ones = np.ones((1, 12), np.float32)
     np.testing.assert_allclose(model.get_layer("normalization")(ones), ones)
 
@@ -85,7 +98,7 @@ def test_a_feature_that_is_constant_over_train_cannot_explode() -> None:
 def test_a_feature_that_hardly_varies_over_train_cannot_explode() -> None:
     variance = np.full(12, 4.0, np.float32)
     variance[0] = 1e-9
-    model = build_model(OPTIONS[3], vocab_size=9, feature_dim=12, moments=(np.zeros(12, np.float32), variance))
+    model = build_model(OPTIONS[3], vocab_size=9, feature_shape=(12,), moments=(np.zeros(12, np.float32), variance))
     normalized = model.get_layer("normalization")(np.ones((1, 12), np.float32)).numpy()[0]
     np.testing.assert_allclose(normalized[1:], 0.5, rtol=1e-5)
     assert normalized[0] < 2.0
@@ -95,7 +108,7 @@ def test_a_feature_that_hardly_varies_over_train_cannot_explode() -> None:
 def test_greedy_equals_the_slow_way(config: ModelConfig) -> None:
     captioner = Captioner(bundle(config))
     model = captioner.bundle.model
-    features = np.random.default_rng(3).normal(size=(5, 12)).astype(np.float32)
+    features = features_for(config, 5, seed=3)
     found = captioner.caption_features(features, DecodingConfig(beam_width=1), image_ids=list("abcde"))
     for feature, [best] in zip(features, found, strict=True):
         words, total = [TOKENIZER.start_id], 0.0
@@ -122,9 +135,10 @@ def test_greedy_equals_the_slow_way(config: ModelConfig) -> None:
         DecodingConfig(sample=True, num_captions=3, temperature=1.5, top_k=5, top_p=0.9, sample_seed=3),
     ],
 )
-def test_captions_do_not_depend_on_the_batch(decoding: DecodingConfig) -> None:
-    captioner = Captioner(bundle())
-    features = np.random.default_rng(4).normal(size=(7, 12)).astype(np.float32)
+@pytest.mark.parametrize("config", [OPTIONS[0], OPTIONS[4]])
+def test_captions_do_not_depend_on_the_batch(config: ModelConfig, decoding: DecodingConfig) -> None:
+    captioner = Captioner(bundle(config))
+    features = features_for(config, 7, seed=4)
     together = captioner.caption_features(features, decoding, image_ids=list("abcdefg"))
     alone = [
         captioner.caption_features(feature[np.newaxis], decoding, image_ids=[name])[0]
@@ -145,7 +159,7 @@ def test_bundle_round_trip(tmp_path: Path, config: ModelConfig) -> None:
         "model.keras",
         "tokenizer.json",
     ]
-    features = np.random.default_rng(5).normal(size=(3, 12)).astype(np.float32)
+    features = features_for(config, 3, seed=5)
     for location in (tmp_path / "model", tmp_path / "model/bundle"):
         read = Bundle.load(str(location))
         assert (read.tokenizer, read.card) == (written.tokenizer, written.card)
@@ -166,3 +180,24 @@ def test_no_bundle_and_damaged_bundles(tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text("{")
     with pytest.raises(FormatError, match=r"card.json is damaged"):
         Bundle.load(str(tmp_path))
+
+
+def test_the_merge_model_takes_the_mean_of_regions() -> None:
+    regions = features_for(OPTIONS[4], 3, seed=6)
+    tokens = np.random.default_rng(6).integers(1, TOKENIZER.vocab_size, (3, 4)).astype(np.int32)
+    of_regions = build_model(OPTIONS[1], vocab_size=TOKENIZER.vocab_size, feature_shape=(5, 12))
+    whole = build_model(OPTIONS[1], vocab_size=TOKENIZER.vocab_size, feature_shape=(12,))
+    whole.set_weights(of_regions.get_weights())
+    np.testing.assert_allclose(of_regions([regions, tokens]), whole([regions.mean(axis=1), tokens]), atol=1e-6)
+    steps, state = decoder_of(of_regions).steps(of_regions).start(regions)
+    found, _ = steps(
+        np.full(3, TOKENIZER.start_id, np.int32), state, Wanted(1, (), (np.zeros(0, int), np.zeros(0, int)))
+    )
+    assert found.tokens.shape == (3, 1)
+
+
+def test_attention_needs_regions_that_its_heads_can_share() -> None:
+    with pytest.raises(InputError, match="extract features with --spatial"):
+        build_model(OPTIONS[4], vocab_size=9, feature_shape=(12,))
+    with pytest.raises(InputError, match="--units is 16, which 3 heads cannot share"):
+        build_model(replace(OPTIONS[4], num_heads=3), vocab_size=9, feature_shape=(5, 12))

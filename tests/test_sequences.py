@@ -34,7 +34,7 @@ def many_photos(count, seed=0):
 def captions_in(batch):
     """A batch's rows without padding, as a multiset: feature, tokens, targets."""
     rows = []
-    for feature, tokens, targets in zip(batch.features, batch.tokens, batch.targets, strict=True):
+    for feature, tokens, targets in zip(batch.features[batch.photos], batch.tokens, batch.targets, strict=True):
         length = np.count_nonzero(tokens != PAD_ID)
         assert not tokens[length:].any()  # padded on the right
         assert not targets[length:].any()
@@ -90,7 +90,7 @@ def test_pack_by_hand():
     batch = pack([first, second])
     assert batch.tokens.tolist() == [[1, 4, 5], [1, 6, 0], [1, 0, 0]]
     assert batch.targets.tolist() == [[4, 5, 2], [6, 2, 0], [2, 0, 0]]
-    np.testing.assert_array_equal(batch.features, [first.feature, first.feature, second.feature])
+    np.testing.assert_array_equal(batch.features[batch.photos], [first.feature, first.feature, second.feature])
     assert batch.num_targets == 6
     assert pack([first, second], num_targets=60).num_targets == 60
     assert [array.dtype for array in batch[:3]] == [np.float32, np.int32, np.int32]

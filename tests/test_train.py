@@ -70,7 +70,7 @@ def test_bundle_holds_the_best_epoch_and_its_origin(model: Path, features: Path)
     # the weights in the bundle really give that dev loss
     config = TrainConfig(**{**bundle.card.training, "model": ModelConfig(**bundle.card.training["model"])})
     prepared = Prepared.open(config.prepared)
-    fitter = Fitter(config, vocab_size=bundle.tokenizer.vocab_size, feature_dim=48)
+    fitter = Fitter(config, vocab_size=bundle.tokenizer.vocab_size, feature_shape=(48,))
     fitter.model.set_weights(bundle.model.get_weights())
     fitter.model.get_layer("normalization").finalize_state()
     sequences = encode_captions(prepared.captions, prepared.tokenizer, "dev")

@@ -38,7 +38,8 @@ def write_format(folder: Path) -> None:
     import keras
 
     from raycap.config import ModelConfig
-    from raycap.model import Bundle, build_model
+    from raycap.decoders import build_model
+    from raycap.model import Bundle
     from raycap.model_card import ModelCard
     from raycap.runs import versions
 
@@ -47,7 +48,7 @@ def write_format(folder: Path) -> None:
     keras.utils.set_random_seed(1)
     config = ModelConfig(units=4, embedding_dim=2, normalization="standardize")
     moments = (np.full(DIM, 0.5, np.float32), np.full(DIM, 2.0, np.float32))
-    model = build_model(config, vocab_size=tokenizer.vocab_size, feature_dim=DIM, moments=moments)
+    model = build_model(config, vocab_size=tokenizer.vocab_size, feature_shape=(DIM,), moments=moments)
     rng = np.random.default_rng(SEED)
     for weights in model.trainable_weights:  # so that words differ by far more than rounding does
         weights.assign(rng.normal(size=weights.shape))

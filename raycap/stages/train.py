@@ -47,7 +47,7 @@ class TrainResult:
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Train the merge model and write its bundle.
+    """Train a captioner and write its bundle.
 
     Writes `bundle/`, `history.json`, `tensorboard/`, `model.svg` and `run.json` under `config.out`. Killed and run
     again with the same configuration it goes on from the last finished epoch; finished, it does nothing.
@@ -120,15 +120,13 @@ def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
         def show(state: Mapping[str, Any]) -> None:
             nonlocal epochs_said
             for entry in state["history"][epochs_said:]:
-                say(
-                    f"epoch {entry['epoch']}: train loss {entry['train_loss']:.3f}, dev loss {entry['dev_loss']:.3f}, "
-                    f"{entry['captions_per_s']:.0f} captions/s"
-                )
+                say(_told(entry))
             epochs_said = len(state["history"])
-            note = f"loss {state['loss']:.3f}" + "".join(
-                f", dev {each['dev_loss']:.3f}" for each in state["history"][-1:]
+            notes = [state["note"], *(f"dev {each['dev_loss']:.3f}" for each in state["history"][-1:])]
+            num_epochs = config.epochs + config.cider_epochs
+            progress.update(
+                state["done"], note=", ".join(filter(None, notes)), label=f"epoch {state['epoch']}/{num_epochs}"
             )
-            progress.update(state["done"], note=note, label=f"epoch {state['epoch']}/{config.epochs}")
 
         with own_errors(), watched_board(show) as board:
             trainer = TensorflowTrainer(
@@ -156,6 +154,14 @@ def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
                     f"{_MAX_FAILED_STARTS + 1} times there was no node for the workers within a minute, or workers "
                     "died whenever they were started, for want of memory as a rule; the same command goes on"
                 ) from error
+
+
+def _told(entry: Mapping[str, Any]) -> str:
+    """Return an epoch in words."""
+    names = {"train_loss": "train loss", "train_cider_d": "train CIDEr-D", "dev_loss": "dev loss"}
+    names |= {"cider_d": "CIDEr-D", "bleu_4": "BLEU-4"}
+    values = ", ".join(f"{text} {entry[name]:.3f}" for name, text in names.items() if name in entry)
+    return f"epoch {entry['epoch']}: {values}, {entry['captions_per_s']:.0f} captions/s"
 
 
 def _read_outcome(out: str) -> dict[str, Any]:

@@ -8,19 +8,21 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import ray.train
 from tensorboardX import SummaryWriter
 
+from raycap.cider import CiderD
 from raycap.config import TrainConfig
 from raycap.diagram import model_svg
 from raycap.features import FeatureSet
 from raycap.locations import join
+from raycap.metrics import PROTOCOLS, Corpus, as_numbers, measure
 from raycap.model_card import BUNDLE_FOLDER, ModelCard
 from raycap.prepared import Prepared
 from raycap.runs import require_record, versions
@@ -28,12 +30,11 @@ from raycap.schema import HISTORY_FILE
 from raycap.sequences import PackedBatch, encode_captions, packed_batches, stream_photos
 from raycap.storage import upload_folder, write_json, write_text
 
-if TYPE_CHECKING:
-    from raycap.fitting import Loss
-
 TENSORBOARD_FOLDER: Final = "tensorboard"
 DIAGRAM_FILE: Final = "model.svg"
 _DEV_BATCH_SIZE = 64
+_LOGGED = {"train_loss", "train_cider_d", "dev_loss", "cider_d", "bleu_4", "captions_per_s", "input_wait_s"}
+_LIKELIHOOD, _CIDER = "likelihood", "cider_d"
 _SHOW_EVERY_S = 0.5
 
 
@@ -58,9 +59,10 @@ def run_worker(options: dict[str, Any]) -> None:
     fitter = Fitter(
         config,
         vocab_size=data.prepared.tokenizer.vocab_size,
-        feature_dim=data.features.card.dim,
+        feature_shape=data.features.card.shape,
         moments=data.moments(),
         strategy=strategy,
+        steps_an_epoch=data.steps_an_epoch,
     )
     with tempfile.TemporaryDirectory() as folder:
         worker = _Worker(config, data, fitter, Path(folder), options["board"] if rank == 0 else None)
@@ -83,6 +85,11 @@ class _Data:
         self._train = encode_captions(captions, tokenizer, "train")
         self._dev = encode_captions(captions, tokenizer, "dev")
 
+    @property
+    def steps_an_epoch(self) -> int:
+        num_photos = len(self._train.keys() & set(self.features.image_ids()))
+        return -(-num_photos // self._config.global_batch_size)
+
     def moments(self) -> Any:
         if self._config.model.normalization != "standardize":
             return None
@@ -97,6 +104,21 @@ class _Data:
     def dev_batches(self) -> Iterator[PackedBatch]:
         photos = stream_photos(self.features, self._dev, window=_DEV_BATCH_SIZE)
         return packed_batches(photos, global_batch_size=_DEV_BATCH_SIZE, **self._part)
+
+    def dev_captions(self, fitter: Any) -> tuple[list[str], list[Sequence[str]]]:
+        """Return a caption of each dev photo, and people's."""
+        references = self.prepared.references("dev")
+        hypotheses: list[str] = []
+        wanted: list[Sequence[str]] = []
+        for shard in self.features.iter_shards(wanted=references.keys()):
+            if shard.image_ids:
+                hypotheses += fitter.caption(shard.features, self.prepared.tokenizer)
+                wanted += [references[image_id] for image_id in shard.image_ids]
+        return hypotheses, wanted
+
+    def reward(self) -> CiderD:
+        """Return CIDEr-D of token ids, their weights by the training captions."""
+        return CiderD([sequence[1:] for sequence in sequences] for sequences in self._train.values())
 
 
 class _Timed:
@@ -134,60 +156,105 @@ class _Worker:
 
     @property
     def _best(self) -> dict[str, Any]:
-        return min(self._history, key=lambda entry: entry["dev_loss"])
+        select_by = self._config.select_by
+        if select_by == "dev_loss":
+            return min(self._history, key=lambda entry: entry["dev_loss"])
+        return max(self._history, key=lambda entry: entry[select_by])
 
     def resume(self) -> None:
         checkpoint = ray.train.get_checkpoint()
-        if checkpoint is not None:
-            checkpoint.to_directory(self._checkpoint)
-            self._history = self._fitter.load_state(self._checkpoint)["history"]
+        if checkpoint is None:
+            return
+        checkpoint.to_directory(self._checkpoint)
+        self._history = self._fitter.load_progress(self._checkpoint)["history"]
+        if self._history[-1]["objective"] == _CIDER:
+            self._fitter.begin_tuning()
+        self._fitter.load_state(self._checkpoint)
+
+    @property
+    def _objective(self) -> str | None:
+        """What the next epoch is for; None if there is none."""
+        done = [entry["objective"] for entry in self._history]
+        if self._history and not math.isfinite(self._history[-1]["dev_loss"]):
+            return None
+        num_likelihood, num_cider = done.count(_LIKELIHOOD), done.count(_CIDER)
+        impatient = self._history and len(done) - self._best["epoch"] >= self._config.patience
+        if not num_cider and num_likelihood < self._config.epochs and not impatient:
+            return _LIKELIHOOD
+        return _CIDER if num_cider < self._config.cider_epochs else None
 
     def goes_on(self) -> bool:
-        if not self._history:
-            return self._config.epochs > 0
-        last = self._history[-1]
-        impatient = last["epoch"] - self._best["epoch"] >= self._config.patience
-        return last["epoch"] < self._config.epochs and not impatient and math.isfinite(last["dev_loss"])
+        return self._objective is not None
 
     def run_epoch(self) -> None:
         epoch = len(self._history) + 1
+        objective = self._objective
         started = time.monotonic()
         num_captions = 0
         num_workers = ray.train.get_context().get_world_size()
+        batches = _Timed(self._data.train_batches(epoch))
+        entry: dict[str, Any] = {"epoch": epoch, "objective": objective}
 
-        def count(captions: int, loss: "Loss") -> None:
+        def count(captions: int, note: str) -> None:
             nonlocal num_captions
             num_captions += captions
-            self._show(epoch, num_captions, num_workers * loss.mean)  # the others' is about the same
+            self._show(epoch, num_captions, note)
 
-        batches = _Timed(self._data.train_batches(epoch))
-        train_loss = self._fitter.train_epoch(epoch, batches, on_step=count)
+        if objective == _CIDER:
+            if not any(each["objective"] == _CIDER for each in self._history):
+                self._fitter.load_best(self._checkpoint)
+                self._fitter.begin_tuning()
+            reward = self._fitter.tune_epoch(
+                epoch,
+                batches,
+                self._data.reward(),
+                self._data.prepared.tokenizer,
+                on_step=lambda captions, reward: count(captions, f"CIDEr-D {reward:.3f}"),
+            )
+            entry["train_cider_d"] = self._fitter.sum_over_workers(reward) / num_workers
+        else:
+            train_loss = self._fitter.train_epoch(
+                epoch,
+                batches,  # the others' loss is about the same
+                on_step=lambda captions, loss: count(captions, f"loss {num_workers * loss.mean:.3f}"),
+            )
+            entry |= {"train_loss": train_loss.mean, "train_targets": train_loss.num_targets}
         wall_s = time.monotonic() - started
         dev_loss = self._fitter.evaluate(self._data.dev_batches())
-        entry = {
-            "epoch": epoch,
-            "train_loss": train_loss.mean,
+        entry |= {
             "dev_loss": dev_loss.mean,
-            "train_targets": train_loss.num_targets,
             "dev_targets": dev_loss.num_targets,
             "captions_per_s": num_captions * num_workers / wall_s,
             "wall_s": wall_s,
             "input_wait_s": batches.waited_s,
         }
+        if self._config.select_by != "dev_loss":
+            entry |= self._dev_scores()
         self._history.append(entry)
         checkpoint = None
         if self._board is not None:
             self._write(entry)
-            self._show(epoch, num_captions, train_loss.mean, now=True)
+            self._show(epoch, num_captions, "", now=True)
             checkpoint = ray.train.Checkpoint.from_directory(str(self._checkpoint))
         ray.train.report(entry, checkpoint=checkpoint)
 
+    def _dev_scores(self) -> dict[str, float]:
+        """Return CIDEr-D and BLEU-4 of dev, by the first worker: all must agree on which epoch is the best."""
+        scores = {"cider_d": 0.0, "bleu_4": 0.0}
+        if self._board is not None:
+            corpus = Corpus.prepare(*self._data.dev_captions(self._fitter), PROTOCOLS["standard"])
+            [statistics], _ = measure([corpus], meteor_timeout_s=0)
+            found = as_numbers(statistics.scores())
+            scores = {name: found[name] for name in scores}
+        return {name: self._fitter.sum_over_workers(value) for name, value in scores.items()}
+
     def finish(self) -> None:
         """Write the bundle, with the weights of the best epoch."""
-        from raycap.model import Bundle, build_model
+        from raycap.decoders import build_model
+        from raycap.model import Bundle
 
         features, tokenizer = self._data.features, self._data.prepared.tokenizer
-        model = build_model(self._config.model, vocab_size=tokenizer.vocab_size, feature_dim=features.card.dim)
+        model = build_model(self._config.model, vocab_size=tokenizer.vocab_size, feature_shape=features.card.shape)
         model.load_weights(self._fitter.best_weights(self._checkpoint))
         card = ModelCard(
             encoder=features.card,
@@ -216,16 +283,16 @@ class _Worker:
     def _log(self, entry: Mapping[str, Any]) -> None:
         # a file an epoch: only closing a writer waits for it, and TensorBoard reads them as one
         with SummaryWriter(str(self._logs), filename_suffix=f".epoch-{entry['epoch']:04d}") as writer:
-            for name in ("train_loss", "dev_loss", "captions_per_s", "input_wait_s"):
+            for name in entry.keys() & _LOGGED:
                 writer.add_scalar(name, entry[name], entry["epoch"])
         upload_folder(self._logs, join(self._config.out, TENSORBOARD_FOLDER))
 
-    def _show(self, epoch: int, num_captions: int, loss: float, *, now: bool = False) -> None:
+    def _show(self, epoch: int, num_captions: int, note: str, *, now: bool = False) -> None:
         if self._board is None or (not now and time.monotonic() - self._shown_at < _SHOW_EVERY_S):
             return
         self._shown_at = time.monotonic()
         done = num_captions * ray.train.get_context().get_world_size()
-        self._board.put.remote({"epoch": epoch, "done": done, "loss": loss, "history": self._history})
+        self._board.put.remote({"epoch": epoch, "done": done, "note": note, "history": self._history})
 
 
 def _peak_memory_bytes() -> int:

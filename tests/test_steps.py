@@ -1,12 +1,13 @@
-"""The merge model a word at a time, on either device, against the model run whole."""
+"""Decoders a word at a time, on either device, against their models run whole."""
 
 import numpy as np
 import pytest
-from test_model import OPTIONS, TOKENIZER, small_model
+from test_model import OPTIONS, TOKENIZER, features_for, small_model
 
 from raycap.config import ModelConfig
+from raycap.decoders import decoder_of
+from raycap.decoders.vocabulary import GpuTopWords
 from raycap.decoding import Wanted
-from raycap.next_word import GpuTopWords, NextWord
 from raycap.threads import Threads
 
 NONE = (np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -22,24 +23,25 @@ def in_order_of_tokens(found):
 def test_step_function_equals_running_the_whole_prefix(config: ModelConfig, on_gpu: bool) -> None:
     model = small_model(config)
     rng = np.random.default_rng(1)
-    features = rng.normal(size=(300, 12)).astype(np.float32)
+    features = features_for(config, 300, seed=1)
     tokens = rng.integers(1, TOKENIZER.vocab_size, (300, 6)).astype(np.int32)
     tokens[:150, :3] = tokens[0, :3]  # many photos, one prefix
     logits = model([features, tokens]).numpy()
     expected = logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))
-    next_word = NextWord(model)
+    steps = decoder_of(model).steps(model)
     if on_gpu:
-        next_word.top = GpuTopWords(*model.get_layer("next_word").get_weights())
-    step, state = next_word.start(features)
+        steps.top = GpuTopWords(*model.get_layer("next_word").get_weights())
+    step, state = steps.start(features)
     for place in range(tokens.shape[1]):
         found, state = step(tokens[:, place], state, ALL)
         np.testing.assert_allclose(in_order_of_tokens(found), expected[:, place], rtol=1e-4, atol=1e-5)
 
 
-def test_hypotheses_may_be_dropped_doubled_and_reordered() -> None:
-    model = small_model(OPTIONS[0])
-    features = np.random.default_rng(2).normal(size=(3, 12)).astype(np.float32)
-    step, state = NextWord(model).start(features)
+@pytest.mark.parametrize("config", [OPTIONS[0], OPTIONS[4]])
+def test_hypotheses_may_be_dropped_doubled_and_reordered(config: ModelConfig) -> None:
+    model = small_model(config)
+    features = features_for(config, 3, seed=2)
+    step, state = decoder_of(model).steps(model).start(features)
     _, state = step(np.array([1, 1, 1], np.int32), state, ALL)
     rows = np.array([2, 0, 0])
     _, state = step(np.array([3, 4, 5], np.int32), tuple(array[rows] for array in state), ALL)
@@ -50,16 +52,31 @@ def test_hypotheses_may_be_dropped_doubled_and_reordered() -> None:
     np.testing.assert_allclose(in_order_of_tokens(found), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_two_searches_of_one_model_do_not_meet() -> None:
-    next_word = NextWord(small_model(OPTIONS[0]))
-    features = np.random.default_rng(3).normal(size=(2, 12)).astype(np.float32)
-    first, state = next_word.start(features)
+@pytest.mark.parametrize("config", [OPTIONS[0], OPTIONS[4]])
+def test_two_searches_of_one_model_do_not_meet(config: ModelConfig) -> None:
+    model = small_model(config)
+    steps = decoder_of(model).steps(model)
+    features = features_for(config, 2, seed=3)
+    first, state = steps.start(features)
     alone, _ = first(np.array([1, 2], np.int32), state, ALL)
-    again, state = next_word.start(features)
-    other, other_state = next_word.start(features[::-1])
+    again, state = steps.start(features)
+    other, other_state = steps.start(features[::-1])
     other(np.array([5, 6], np.int32), other_state, ALL)
     found, _ = again(np.array([1, 2], np.int32), state, ALL)
     np.testing.assert_array_equal(found.log_probs, alone.log_probs)
+
+
+@pytest.mark.parametrize("config", [OPTIONS[1], OPTIONS[5]])
+def test_weights_that_changed_are_taken_anew(config: ModelConfig) -> None:
+    model, other = small_model(config), small_model(config, seed=1)
+    features = features_for(config, 4, seed=5)
+    steps = decoder_of(model).steps(model)
+    model.set_weights(other.get_weights())
+    steps.refresh()
+    both = (steps.start(features), decoder_of(other).steps(other).start(features))
+    (found, _), (wanted, _) = (step(np.full(4, 1, np.int32), state, ALL) for step, state in both)
+    np.testing.assert_array_equal(found.tokens, wanted.tokens)
+    np.testing.assert_allclose(found.log_probs, wanted.log_probs, atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 3, 40, 2000, None])

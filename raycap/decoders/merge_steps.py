@@ -1,20 +1,20 @@
 """The merge model a word at a time: the step function that decoding searches with; knows neither Ray nor photos."""
 
-from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from raycap.decoders.vocabulary import Top, vocabulary
 from raycap.decoding import Continuations, State, StepFunction, Wanted
 from raycap.threads import Threads
-from raycap.top_words import TopWords
 
 _PHOTOS_A_CALL = 256
 
 
-class NextWord:
+class MergeSteps:
     """A merge model, with all that does not depend on the words before folded into its weights.
 
     The model's LSTM never sees the photo, so hypotheses with equal words share its state; embedding and input kernel
@@ -36,40 +36,39 @@ class NextWord:
         """Take the layers of a merge model.
 
         Args:
-            model: what `build_model` returned, or a bundle held.
+            model: what `build` returned, or a bundle held.
             num_threads: for the work; None for as many as there are cores.
         """
-        layer = model.get_layer
-        before = [layer("normalization")] if any(each.name == "normalization" for each in model.layers) else []
+        self._layer = model.get_layer
+        self.threads = Threads(num_threads)
+        before = keras.Model(model.inputs[0], model.get_layer("photo_dropout").input)
+        self._photo_side = tf.function(
+            lambda features, photo_part: tf.matmul(self._layer("photo_dense")(before(features)), photo_part),
+            input_signature=[tf.TensorSpec(model.inputs[0].shape, tf.float32), tf.TensorSpec([None, None], tf.float32)],
+        )
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take the weights anew, after they have changed."""
+        layer = self._layer
         kernel, self.recurrent, bias = layer("lstm").get_weights()
         self.inputs: NDArray[np.float32] = layer("embedding").get_weights()[0] @ kernel + bias
         merged, self._merged_bias = layer("merged_dense").get_weights()
         units = len(self.recurrent)
-        photo_part, self.words_part = (merged[:units], merged[units:]) if len(merged) == 2 * units else (merged, merged)
-        self.threads = Threads(num_threads)
-        kernel, bias = layer("next_word").get_weights()
-        self.top: Callable[[NDArray[np.float32], Wanted], Continuations]
-        if tf.config.list_logical_devices("GPU"):
-            self.top = GpuTopWords(kernel, bias)
-        else:
-            self.top = TopWords(kernel, bias, threads=self.threads)
-
-        def photo_side(features: Any) -> Any:
-            for each in before:
-                features = each(features)
-            return tf.matmul(layer("photo_dense")(features), photo_part)
-
-        features = tf.TensorSpec([None, model.inputs[0].shape[1]], tf.float32)
-        self._photo_side = tf.function(photo_side, input_signature=[features])
+        concatenates = len(merged) == 2 * units
+        self._photo_part, self.words_part = (merged[:units], merged[units:]) if concatenates else (merged, merged)
+        self.top: Top = vocabulary(*layer("next_word").get_weights(), threads=self.threads)
 
     def start(self, features: NDArray[np.float32]) -> tuple[StepFunction, State]:
         """Return the step function of one search, and its state before the first word.
 
         Args:
-            features: `(photos, dim)` float32.
+            features: `(photos, dim)` or `(photos, num_regions, dim)` float32.
         """
         starts = range(0, len(features), _PHOTOS_A_CALL)
-        photos = np.concatenate([self._photo_side(features[i : i + _PHOTOS_A_CALL]).numpy() for i in starts])
+        photos = np.concatenate(
+            [self._photo_side(features[i : i + _PHOTOS_A_CALL], self._photo_part).numpy() for i in starts]
+        )
         search = _Search(self, photos + self._merged_bias)
         return search, (np.arange(len(features)), np.zeros(len(features), np.int64))
 
@@ -81,7 +80,7 @@ class _Search:
     to the prefixes is kept here.
     """
 
-    def __init__(self, weights: NextWord, photos: NDArray[np.float32]) -> None:
+    def __init__(self, weights: MergeSteps, photos: NDArray[np.float32]) -> None:
         self._weights, self._photos = weights, photos
         self._hidden = self._carry = np.zeros((1, len(weights.recurrent)), np.float32)
 
@@ -107,35 +106,6 @@ class _Search:
 
         (merged,) = weights.threads.rows(merge, len(photos))
         return weights.top(merged, wanted), (photos, prefixes)
-
-
-class GpuTopWords:
-    """What `TopWords` does, on TensorFlow's device."""
-
-    def __init__(self, kernel: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
-        """Take the layer: `(units, vocab_size)` and `(vocab_size,)` float32."""
-        self._vocab_size = len(bias)
-        weights, biases = tf.constant(kernel), tf.constant(bias)
-
-        def top(hidden: Any, never: Any, banned: Any, count: Any) -> Any:
-            logits = tf.matmul(hidden, weights) + biases
-            totals = tf.reduce_logsumexp(logits, axis=1, keepdims=True)
-            forbidden = tf.fill(tf.shape(banned)[:1], tf.constant(-np.inf, tf.float32))
-            logits = tf.tensor_scatter_nd_update(logits + never, banned, forbidden)
-            values, tokens = tf.math.top_k(logits, count)
-            return tokens, values - totals
-
-        rows = tf.TensorSpec([None, len(kernel)], tf.float32)
-        words, pairs = tf.TensorSpec([self._vocab_size], tf.float32), tf.TensorSpec([None, 2], tf.int64)
-        self._top = tf.function(top, input_signature=[rows, words, pairs, tf.TensorSpec([], tf.int32)])
-
-    def __call__(self, hidden: NDArray[np.float32], wanted: Wanted) -> Continuations:
-        """Return the words wanted of each row of `hidden`, `(rows, units)`, and their log-probabilities."""
-        never = np.zeros(self._vocab_size, np.float32)
-        never[list(wanted.never)] = -np.inf
-        count = min(wanted.limit or self._vocab_size, self._vocab_size)
-        tokens, log_probs = self._top(hidden, never, np.stack(wanted.banned, axis=1), count)
-        return Continuations(tokens.numpy(), log_probs.numpy())
 
 
 def _lstm(gates: NDArray[np.float32], carry: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,4 +1,6 @@
-"""The merge model over whole captions against Keras' own way to the same numbers."""
+"""Decoders over whole captions against Keras' own way to the same numbers."""
+
+import dataclasses
 
 import keras
 import numpy as np
@@ -6,52 +8,69 @@ import pytest
 import tensorflow as tf
 
 from raycap.config import ModelConfig
-from raycap.model import build_model
+from raycap.decoders import build_model, decoder_of
+from raycap.decoders.merge_forcing import MergeForcing
+from raycap.decoders.packed_lstm import packed_lstm
+from raycap.losses import negative_log_likelihood
 from raycap.schema import PAD_ID
-from raycap.teacher_forcing import TeacherForcing, negative_log_likelihood, packed_lstm
 
 VOCAB_SIZE, DIM = 13, 6
 RNG = np.random.default_rng(0)
 
 
-def batch(lengths: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def batch(lengths: list[int], shape: tuple[int, ...] = (DIM,)) -> tuple[np.ndarray, ...]:
+    """Return features, photos, tokens and targets of captions of some lengths, two a photo."""
     tokens = np.full((len(lengths), max(max(lengths), 1)), PAD_ID, np.int32)
     targets = tokens.copy()
     for row, length in enumerate(lengths):
         tokens[row, :length] = RNG.integers(1, VOCAB_SIZE, length)
         targets[row, :length] = RNG.integers(1, VOCAB_SIZE, length)
-    return RNG.normal(size=(len(lengths), DIM)).astype(np.float32), tokens, targets
+    photos = np.arange(len(lengths), dtype=np.int32) // 2
+    return RNG.normal(size=(photos[-1] + 1, *shape)).astype(np.float32), photos, tokens, targets
 
 
-def keras_loss(model: keras.Model, features: np.ndarray, tokens: np.ndarray, targets: np.ndarray) -> tf.Tensor:
+def losses(model: keras.Model, forcing: object, photos: tuple[np.ndarray, ...], *, training: bool) -> tf.Tensor:
+    hidden, _, labels = forcing(*photos, training=training)
+    layer = model.get_layer("next_word")
+    kernel, bias = map(tf.convert_to_tensor, (layer.kernel, layer.bias))
+    return tf.reduce_sum(negative_log_likelihood(hidden, kernel, bias, labels))
+
+
+def keras_loss(model: keras.Model, features: np.ndarray, *captions: np.ndarray) -> tf.Tensor:
+    photos, tokens, targets = captions
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
-    each = loss(np.maximum(targets, 0), model([features, tokens]))
+    each = loss(np.maximum(targets, 0), model([features[photos], tokens]))
     return tf.reduce_sum(each * (targets != PAD_ID))
 
 
-@pytest.mark.parametrize("on_gpu", [False, True])
+CONFIGS = {
+    "tutorial": ModelConfig(units=8, embedding_dim=5, dropout=0.0),
+    "concat": ModelConfig(units=4, embedding_dim=7, dropout=0.0, merge="concat", normalization="l2"),
+    "attention": ModelConfig(decoder="attention", units=8, embedding_dim=5, num_heads=2, dropout=0.0),
+}
+
+
+def shape_for(config: ModelConfig) -> tuple[int, ...]:
+    return (DIM,) if config.decoder == "merge" else (3, DIM)
+
+
 @pytest.mark.parametrize(
-    "config",
-    [
-        ModelConfig(units=8, embedding_dim=5, dropout=0.0),
-        ModelConfig(units=4, embedding_dim=7, dropout=0.0, merge="concat", normalization="l2"),
-    ],
-    ids=["tutorial", "concat"],
+    ("name", "on_gpu"), [*((name, False) for name in CONFIGS), ("tutorial", True), ("concat", True)]
 )
 @pytest.mark.parametrize("lengths", [[3, 7, 1, 7, 2], [4], [1, 1], [5, 0, 2]], ids=str)
-def test_loss_and_gradients_are_those_of_the_keras_model(lengths, config, on_gpu):
+def test_loss_and_gradients_are_those_of_the_keras_model(lengths, name, on_gpu):
     """What GPUs run is compared on the CPU."""
-    model = build_model(config, vocab_size=VOCAB_SIZE, feature_dim=DIM)
-    forcing = TeacherForcing(model, on_gpu=on_gpu)
-    photos = batch(lengths)
+    config = CONFIGS[name]
+    model = build_model(config, vocab_size=VOCAB_SIZE, feature_shape=shape_for(config))
+    forcing = MergeForcing(model, on_gpu=True) if on_gpu else decoder_of(model).forcing(model)
+    photos = batch(lengths, shape_for(config))
     with tf.GradientTape() as mine:
-        total, objective = forcing(*photos, training=True)
+        total = losses(model, forcing, photos, training=True)
     with tf.GradientTape() as theirs:
         expected = keras_loss(model, *photos)
     assert float(total) == pytest.approx(float(expected), rel=1e-5)
-    assert float(objective) == float(total)
     pairs = zip(
-        mine.gradient(objective, model.trainable_variables),
+        mine.gradient(total, model.trainable_variables),
         theirs.gradient(expected, model.trainable_variables),
         model.trainable_variables,
         strict=True,
@@ -60,22 +79,28 @@ def test_loss_and_gradients_are_those_of_the_keras_model(lengths, config, on_gpu
         np.testing.assert_allclose(*map(tf.convert_to_tensor, (one, other)), atol=2e-5, err_msg=variable.path)
 
 
-def test_nothing_to_predict():
+@pytest.mark.parametrize("name", CONFIGS)
+def test_nothing_to_predict(name):
     """The part of a worker that a short last batch leaves without a photo."""
-    model = build_model(ModelConfig(units=4, embedding_dim=3), vocab_size=VOCAB_SIZE, feature_dim=DIM)
-    features, tokens, targets = batch([3, 2])
+    config = CONFIGS[name]
+    model = build_model(config, vocab_size=VOCAB_SIZE, feature_shape=shape_for(config))
+    features, photos, tokens, targets = batch([3, 2], shape_for(config))
+    nothing = (features, photos, tokens, np.full_like(targets, PAD_ID))
     with tf.GradientTape() as tape:
-        total, objective = TeacherForcing(model)(features, tokens, np.full_like(targets, PAD_ID), training=True)
+        total = losses(model, decoder_of(model).forcing(model), nothing, training=True)
     assert float(total) == 0
-    for gradient in tape.gradient(objective, model.trainable_variables):
+    for gradient in tape.gradient(total, model.trainable_variables):
         assert not np.any(tf.convert_to_tensor(gradient))
 
 
-def test_dropout_is_for_training_alone():
-    model = build_model(ModelConfig(units=8, embedding_dim=5), vocab_size=VOCAB_SIZE, feature_dim=DIM)
-    forcing, photos = TeacherForcing(model), batch([4, 2, 6])
-    assert float(forcing(*photos, training=False)[0]) == pytest.approx(float(keras_loss(model, *photos)), rel=1e-5)
-    assert len({float(forcing(*photos, training=True)[0]) for _ in range(3)}) == 3
+@pytest.mark.parametrize("name", CONFIGS)
+def test_dropout_is_for_training_alone(name):
+    config = dataclasses.replace(CONFIGS[name], dropout=0.5)
+    model = build_model(config, vocab_size=VOCAB_SIZE, feature_shape=shape_for(config))
+    forcing, photos = decoder_of(model).forcing(model), batch([4, 2, 6], shape_for(config))
+    whole = float(losses(model, forcing, photos, training=False))
+    assert whole == pytest.approx(float(keras_loss(model, *photos)), rel=1e-5)
+    assert len({float(losses(model, forcing, photos, training=True)) for _ in range(3)}) == 3
 
 
 def test_packed_lstm_in_a_graph_whose_lengths_are_not_known():

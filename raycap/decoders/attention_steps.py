@@ -1,0 +1,97 @@
+"""The attention decoder a word at a time, as decoding runs it; knows neither Ray nor photos."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from raycap.decoders.vocabulary import Top, vocabulary
+from raycap.decoding import Continuations, State, StepFunction, Wanted
+from raycap.threads import Threads
+
+_PHOTOS_A_CALL = 256
+
+
+class AttentionSteps:
+    """An attention model's layers; what a photo adds to the LSTM's gates, and to what is merged, is worked out once.
+
+    Attributes:
+        top: the layer over the vocabulary.
+    """
+
+    def __init__(self, model: Any, *, num_threads: int | None = None) -> None:
+        """Take the layers of an attention model.
+
+        Args:
+            model: what `build` returned, or a bundle held.
+            num_threads: for the layer over the vocabulary; None for as many as there are cores.
+        """
+        self._layer = layer = model.get_layer
+        self._threads = Threads(num_threads)
+        self._units = layer("lstm").units
+        outputs = [layer(name).output for name in ("photo", "attention_key", "attention_value")]
+        self._regions = keras.Model(model.inputs[0], outputs)
+        self._photo_side = tf.function(self._see, input_signature=[tf.TensorSpec(model.inputs[0].shape, tf.float32)])
+        self.advance = tf.function(self._advance, reduce_retracing=True)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take the weights anew, after they have changed."""
+        self.top: Top = vocabulary(*self._layer("next_word").get_weights(), threads=self._threads)
+
+    def start(self, features: NDArray[np.float32]) -> tuple[StepFunction, State]:
+        """Return the step function of one search, and its state before the first word.
+
+        Args:
+            features: `(photos, num_regions, dim)` float32.
+        """
+        starts = range(0, len(features), _PHOTOS_A_CALL)
+        parts = [self._photo_side(features[i : i + _PHOTOS_A_CALL]) for i in starts]
+        photos = tuple(tf.concat(each, axis=0) for each in zip(*parts, strict=True))
+        nothing = np.zeros((len(features), self._units), np.float32)
+        return _Search(self, photos), (np.arange(len(features)), nothing, nothing)
+
+    def _see(self, features: Any) -> tuple[Any, ...]:
+        """Return keys, values, and what the photo adds to the gates and to what is merged."""
+        photo, keys, values = self._regions(features)
+        cell, merged = self._layer("lstm").cell, self._layer("merged_dense")
+        to_gates = tf.matmul(photo, cell.kernel[-self._units :]) + cell.bias
+        to_merged = tf.matmul(photo, merged.kernel[-self._units :]) + merged.bias
+        return keys, values, to_gates, to_merged
+
+    def _advance(self, tokens: Any, rows: Any, hidden: Any, carry: Any, *photos: Any) -> tuple[Any, Any, Any]:
+        """Return what the layer over the vocabulary sees, and the LSTM's new state.
+
+        Args:
+            tokens: `(rows,)`, the newest token of each hypothesis.
+            rows: `(rows,)`, its photo.
+            hidden: `(rows, units)`.
+            carry: `(rows, units)`.
+            photos: what `_see` returned.
+        """
+        keys, values, to_gates, to_merged = (tf.gather(each, rows) for each in photos)
+        cell, merged = self._layer("lstm").cell, self._layer("merged_dense")
+        gates = tf.matmul(self._layer("embedding")(tokens), cell.kernel[: -self._units]) + to_gates
+        gates += tf.matmul(hidden, cell.recurrent_kernel)
+        enter, forget, update, leave = tf.split(gates, 4, axis=1)
+        carry = tf.sigmoid(forget) * carry + tf.sigmoid(enter) * tf.tanh(update)
+        hidden = tf.sigmoid(leave) * tf.tanh(carry)
+        query = self._layer("attention_query")(hidden[:, tf.newaxis])
+        seen = tf.reshape(keras.ops.dot_product_attention(query, keys, values), tf.shape(hidden))
+        words = tf.concat([hidden, seen], axis=1)
+        told = tf.tanh(tf.matmul(words, merged.kernel[: -self._units]) + to_merged)
+        return self._layer("merged_norm")(told), hidden, carry
+
+
+class _Search:
+    """The step function of one search: its state is each hypothesis' photo, hidden and carry."""
+
+    def __init__(self, steps: AttentionSteps, photos: tuple[Any, ...]) -> None:
+        self._steps, self._photos = steps, photos
+
+    def __call__(self, tokens: NDArray[np.int32], state: State, wanted: Wanted) -> tuple[Continuations, State]:
+        rows, *memory = state
+        merged, hidden, carry = self._steps.advance(tokens, rows, *memory, *self._photos)
+        return self._steps.top(merged.numpy(), wanted), (rows, hidden.numpy(), carry.numpy())
