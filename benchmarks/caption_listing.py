@@ -16,9 +16,9 @@ from workload import make_bundle, make_small_encoder
 
 from raycap.config import WorkersConfig
 from raycap.photo_sources import find_photos
-from raycap.schema import GENERATED
+from raycap.schema import CAPTIONS_FOLDER, GENERATED
 from raycap.shards import ERROR_COLUMNS, ShardedOutput
-from raycap.stages.caption import FOLDER, STAGE
+from raycap.stages.caption import STAGE
 
 SHARD_SIZE = WorkersConfig().shard_size
 VALUES = ("two dogs run over the grass", -7.5, 8, 500, 375, "/models/bundle", "vgg16")  # of each photo's other columns
@@ -63,7 +63,7 @@ def make_captions(out: Path, folder: Path) -> None:
     if out.exists():
         return
     photos = find_photos([str(folder)]).select(["image_id", "uri"])
-    output = ShardedOutput(out=str(out.resolve()), folder=FOLDER, stage=STAGE, key="uri")
+    output = ShardedOutput(out=str(out.resolve()), folder=CAPTIONS_FOLDER, stage=STAGE, key="uri")
     for start in range(0, len(photos) - SHARD_SIZE, SHARD_SIZE):
         shard = photos.slice(start, SHARD_SIZE)
         same = [pa.array([value] * len(shard), kind) for value, kind in zip(VALUES, GENERATED.types[2:], strict=True)]

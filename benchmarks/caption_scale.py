@@ -70,7 +70,8 @@ def cpu_growth(captions: Path, cost: Cost) -> float:
     """Return the core seconds a photo of the last tenth of a run over those of the first."""
     shards = finished(captions)
     times, counts = (np.array(column, float) for column in zip(*shards, strict=True))
-    core_s = np.interp(times, *zip(*cost.cpu, strict=True))
+    measured_at, spent_s = (np.array(column, float) for column in zip(*cost.cpu, strict=True))
+    core_s = np.interp(times, measured_at, spent_s)
     edges = np.linspace(0, len(shards) - 1, 11).astype(int)
     photos = [counts[first + 1 : last + 1].sum() for first, last in itertools.pairwise(edges)]
     print("photos/s by tenth:", *(f"{rate:.0f}" for rate in photos / np.diff(times[edges])))

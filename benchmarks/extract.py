@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,12 @@ def main() -> None:
     parser.add_argument("--only", choices=("vgg16", "start-up", "large"), help="one of the tables")
     options = parser.parse_args()
     count, large = (2_000, 1_440) if options.full else (240, 480)
-    for name, table in (
-        ("vgg16", lambda: vgg16(options.work, count)),
-        ("start-up", lambda: start_up(options.work)),
-        ("large", lambda: large_photos(options.work, large)),
-    ):
+    tables: dict[str, Callable[[], None]] = {
+        "vgg16": lambda: vgg16(options.work, count),
+        "start-up": lambda: start_up(options.work),
+        "large": lambda: large_photos(options.work, large),
+    }
+    for name, table in tables.items():
         if options.only in {None, name}:
             table()
 
