@@ -30,7 +30,7 @@ class WeightAverage:
         """Take the weights after one more step into it."""
         if not self._decay:
             return
-        weights = [np.array(each) for each in self._variables]
+        weights = [np.asarray(each).copy() for each in self._variables]
         self._num_steps += 1
         if not self._average:
             self._average = weights
@@ -46,7 +46,7 @@ class WeightAverage:
         if not self._average:
             yield
             return
-        kept = [np.array(each) for each in self._variables]
+        kept = [np.asarray(each).copy() for each in self._variables]
         assign(self._variables, self._average)
         try:
             yield

@@ -106,6 +106,10 @@ def _start(name: str, command: Command, given: Parsed) -> int:
         from raycap.config_file import read
 
         values = {**read(others.pop(0), command.options), **values}
+    if name in {"run", "config"}:
+        from raycap.presets import PRESETS
+
+        values = {**PRESETS[values.get(("preset",), "tutorial")], **values}
     if others:
         raise InputError(f"{others[0]!r:.60} belongs to no option; raycap {name} --help lists them")
     if name == "config":

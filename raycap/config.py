@@ -138,6 +138,12 @@ class ModelConfig:
     normalization: Literal["none", "l2", "standardize"] = "none"
     """What is done to features first; `standardize` uses mean and deviation over train, kept in the model."""
 
+    def __post_init__(self) -> None:
+        _require(
+            self.decoder == "merge" or self.units % self.num_heads == 0,
+            f"--units is {self.units}, which {self.num_heads} heads cannot share; see --num-heads",
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:

@@ -18,6 +18,8 @@ class RunConfig:
 
     Example: raycap run --captions captions.csv --photos photos/ --out work
 
+    Example: raycap run --preset best --captions captions.csv --photos photos/ --out work
+
     Example: raycap run flickr8k.toml --epochs 5 --evaluate.beam-width 5
     """
 
@@ -34,6 +36,8 @@ class RunConfig:
         ("evaluate", "out"): ("out", "scores"),
     }
 
+    preset: Literal["tutorial", "paper", "best"] = "tutorial"
+    """Options to start from: `paper` is the published merge model, `best` a decoder with attention; docs/quality.md."""
     out: str = "work"
     """Folder to write: prepared/, features/, model/, scores/, report.html."""
     report: bool = True

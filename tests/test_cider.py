@@ -5,7 +5,7 @@ import pytest
 from caption_cases import CORPORA, SHORT, as_coco_takes_them, drawn_captions
 from pycocoevalcap.cider.cider import Cider
 
-from raycap.cider import cider_d
+from raycap.cider import CiderD, cider_d
 from raycap.metrics import PROTOCOLS, Corpus
 
 CASES = CORPORA | SHORT | {f"drawn, seed {seed}": drawn_captions(60, seed=seed) for seed in range(3)}
@@ -41,3 +41,19 @@ def test_length_is_penalised_by_hand():
 )
 def test_where_nothing_can_be_told_the_score_is_nothing(hypotheses, references):
     assert list(cider_d(hypotheses, references)) == [0.0] * len(hypotheses)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+@pytest.mark.parametrize("name", CASES)
+def test_weights_taken_once_score_as_those_of_the_whole(name, protocol):
+    corpus = Corpus.prepare(*CASES[name], protocol)
+    scorer = CiderD(corpus.references)
+    pairs = zip(corpus.hypotheses, corpus.references, strict=True)
+    alone = [scorer([hypothesis], references)[0] for hypothesis, references in pairs]
+    assert alone == pytest.approx(list(cider_d(corpus.hypotheses, corpus.references)), abs=1e-9)
+
+
+def test_captions_may_be_token_ids():
+    scorer = CiderD([[[4, 5, 6]], [[7, 8]]])
+    right, part, wrong = scorer([[4, 5, 6], [4, 9], [7, 8]], [[4, 5, 6]])
+    assert right > part > wrong == 0

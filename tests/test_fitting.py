@@ -1,5 +1,6 @@
 """Training steps against slower ways to the same numbers, with TensorFlow in this process."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import keras
 import numpy as np
 import pytest
 
+from raycap.cider import CiderD
 from raycap.config import ModelConfig, TrainConfig
 from raycap.fitting import Fitter
+from raycap.schema import END_TOKEN, START_TOKEN
 from raycap.sequences import PackedBatch, Photo, pack, packed_batches, prefix_pairs
+from raycap.text import Tokenizer
 
 VOCAB_SIZE, DIM = 11, 6
 
@@ -26,7 +30,7 @@ def photos(count: int = 6) -> list[Photo]:
     ]
 
 
-def fitter(*, dropout: float = 0.0, **options: object) -> Fitter:
+def fitter(*, dropout: float = 0.0, steps_an_epoch: int = 0, **options: object) -> Fitter:
     config = TrainConfig(
         prepared="",
         features="",
@@ -35,7 +39,7 @@ def fitter(*, dropout: float = 0.0, **options: object) -> Fitter:
         learning_rate=0.01,
         **options,
     )
-    return Fitter(config, vocab_size=VOCAB_SIZE, feature_shape=(DIM,))
+    return Fitter(config, vocab_size=VOCAB_SIZE, feature_shape=(DIM,), steps_an_epoch=steps_an_epoch)
 
 
 def weights(model: keras.Model) -> list[np.ndarray]:
@@ -132,6 +136,45 @@ def test_going_on_from_a_checkpoint_equals_never_stopping(tmp_path: Path) -> Non
     resumed.train_epoch(3, batches())
     for mine, theirs in zip(weights(resumed.model), weights(undisturbed.model), strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+def test_going_on_while_captions_are_compared_equals_never_stopping(tmp_path: Path) -> None:
+    """With the average of the weights that both keep."""
+    tokenizer = Tokenizer(words=(START_TOKEN, END_TOKEN, *"abcdefgh"), max_length=9)
+    reward = CiderD([sequence[1:] for sequence in photo.sequences] for photo in photos())
+    undisturbed, stopped, resumed = (fitter(dropout=0.5, weight_average=0.9) for _ in range(3))
+    for each, epochs in ((undisturbed, (2, 3)), (stopped, (2,))):
+        each.train_epoch(1, batches())
+        each.begin_tuning()
+        for epoch in epochs:
+            each.tune_epoch(epoch, batches(), reward, tokenizer)
+    stopped.save_state(tmp_path, {})
+    resumed.begin_tuning()
+    resumed.load_state(tmp_path)
+    resumed.tune_epoch(3, batches(), reward, tokenizer)
+    for mine, theirs in zip(weights(resumed.model), weights(undisturbed.model), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert resumed.evaluate(batches()) == undisturbed.evaluate(batches())
+
+
+def test_captions_that_are_compared_get_better() -> None:
+    tokenizer = Tokenizer(words=(START_TOKEN, END_TOKEN, *"abcdefgh"), max_length=9)
+    reward = CiderD([sequence[1:] for sequence in photo.sequences] for photo in photos())
+    trained = fitter(select_by="cider_d", cider_epochs=9, cider_learning_rate=0.01)
+    for epoch in range(1, 4):
+        trained.train_epoch(epoch, batches())
+    trained.begin_tuning()
+    rewards = [trained.tune_epoch(epoch, batches(), reward, tokenizer) for epoch in range(4, 16)]
+    assert np.mean(rewards[-3:]) > 1.2 * rewards[0]
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    trained = fitter(schedule="cosine", warmup_steps=2, epochs=2, steps_an_epoch=6)
+    schedule = trained._optimizer._learning_rate
+    rates = [float(schedule(step)) for step in range(13)]
+    assert rates[:3] == pytest.approx([0.0, 0.005, 0.01])
+    assert all(before > after for before, after in itertools.pairwise(rates[2:]))
+    assert rates[-1] == pytest.approx(0.0005)
 
 
 def test_dropout_differs_from_epoch_to_epoch() -> None:

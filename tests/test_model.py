@@ -194,10 +194,3 @@ def test_the_merge_model_takes_the_mean_of_regions() -> None:
         np.full(3, TOKENIZER.start_id, np.int32), state, Wanted(1, (), (np.zeros(0, int), np.zeros(0, int)))
     )
     assert found.tokens.shape == (3, 1)
-
-
-def test_attention_needs_regions_that_its_heads_can_share() -> None:
-    with pytest.raises(InputError, match="extract features with --spatial"):
-        build_model(OPTIONS[4], vocab_size=9, feature_shape=(12,))
-    with pytest.raises(InputError, match="--units is 16, which 3 heads cannot share"):
-        build_model(replace(OPTIONS[4], num_heads=3), vocab_size=9, feature_shape=(5, 12))

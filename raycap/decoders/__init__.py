@@ -68,9 +68,6 @@ def build_model(
         vocab_size: words, start, end and padding.
         feature_shape: `(dim,)` or `(num_regions, dim)`.
         moments: of the training features; for `standardize`.
-
-    Raises:
-        InputError: if there is no such decoder for such features.
     """
     return DECODERS[config.decoder].build(config, vocab_size=vocab_size, feature_shape=feature_shape, moments=moments)
 

@@ -14,7 +14,6 @@ from raycap.config import ModelConfig
 from raycap.decoders.normalization import Moments, normalize
 from raycap.decoders.packed_lstm import packed_lstm
 from raycap.decoders.places import Places, pack
-from raycap.errors import InputError
 from raycap.schema import PAD_ID
 
 LAYERS = frozenset(
@@ -38,13 +37,7 @@ def build(
         feature_shape: `(num_regions, dim)`.
         moments: of the training features; for `standardize`.
 
-    Raises:
-        InputError: if features have no regions, or `units` cannot be shared by the heads.
     """
-    if len(feature_shape) != 2:
-        raise InputError("a decoder with attention looks at the regions of a photo; extract features with --spatial")
-    if config.units % config.num_heads:
-        raise InputError(f"--units is {config.units}, which {config.num_heads} heads cannot share; see --num-heads")
     layers, heads = keras.layers, (config.num_heads, config.units // config.num_heads)
     feature = keras.Input(feature_shape, name="feature")
     tokens = keras.Input((None,), dtype="int32", name="tokens")

@@ -53,7 +53,8 @@ def train(config: TrainConfig) -> TrainResult:
     again with the same configuration it goes on from the last finished epoch; finished, it does nothing.
 
     Raises:
-        InputError: if captions or features are missing, or several workers would open ports that nobody allowed.
+        InputError: if captions or features are missing, or features are not of the decoder's kind, or several workers
+            would open ports that nobody allowed.
         ConflictError: if the output was made with other options or other inputs, or another run is writing it.
         RaycapError: if the loss is no longer a number.
         WorkerDiedError: if workers cannot be started.
@@ -66,6 +67,11 @@ def train(config: TrainConfig) -> TrainResult:
     config = with_absolute(config, "prepared", "features", "out")
     prepared = Prepared.open(config.prepared)
     features = FeatureSet.open(config.features)
+    if config.model.decoder == "attention" and features.card.num_regions == 1:
+        raise InputError(
+            f"a decoder with attention looks at the regions of a photo, and {config.features} holds one feature each; "
+            "extract with --spatial, or give --decoder merge"
+        )
     present = set(features.image_ids())
     inputs = {
         "tokenizer_hash": short_hash(prepared.tokenizer.to_json()),

@@ -1,0 +1,87 @@
+"""What each choice does to the captions of dev: loss, scores with their intervals, cost. Reproduces docs/quality.md.
+
+    python benchmarks/quality.py --captions FILE ... --photos FOLDER --encoder MODEL [--only NAME ...] [WORK_FOLDER]
+
+Each row is a `raycap run` of its own, scored on dev, under the `standard` protocol; photos are encoded once for whole
+features and once for spatial ones. A run that is there already is only read. Never give it a test split to choose by.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d")
+PAPER, BEST = ("--preset", "paper"), ("--preset", "best")
+DECODED = {"--evaluate.beam-width", "--length-penalty"}
+CIDER = ("--cider-epochs", "1", "--select-by", "cider_d")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "tutorial": ("--keep-one-letter-words",),
+    "paper": PAPER,
+    "paper, greedy": (*PAPER, "--evaluate.beam-width", "1"),
+    "paper, 256 units": (*PAPER, "--units", "256", "--embedding-dim", "256"),
+    "paper, standardized": (*PAPER, "--normalization", "standardize"),
+    "paper, label smoothing": (*PAPER, "--label-smoothing", "0.1"),
+    "paper, averaged weights": (*PAPER, "--weight-average", "0.999"),
+    "best": BEST,
+    "best, beam 3": (*BEST, "--evaluate.beam-width", "3"),
+    "best, length penalty 0.7": (*BEST, "--length-penalty", "0.7"),
+    "best, no averaged weights": (*BEST, "--weight-average", "0"),
+    "best, no label smoothing": (*BEST, "--label-smoothing", "0"),
+    "best, dropout 0.5": (*BEST, "--dropout", "0.5"),
+    "best, CIDEr-D epoch": (*BEST, *CIDER),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work", nargs="?", default="work/quality", type=Path)
+    parser.add_argument("--captions", nargs="+", required=True)
+    parser.add_argument("--photos", required=True)
+    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    options = parser.parse_args()
+    print(f"{'run':<28}{'epochs':>7}{'train min':>11}{'dev loss':>10}" + "".join(f"{name:>17}" for name in METRICS))
+    for name in options.only:
+        out = run(name, options)
+        history = json.loads((model_folder(name, options.work) / "history.json").read_text())
+        scores = json.loads((out / "scores/scores.json").read_text())
+        minutes = sum(entry["wall_s"] for entry in history["history"]) / 60
+        best = history["history"][history["best_epoch"] - 1]["dev_loss"]
+        values = "".join(_with_interval(scores, metric) for metric in METRICS)
+        print(f"{name:<28}{len(history['history']):>7}{minutes:>11.1f}{best:>10.3f}{values}", flush=True)
+
+
+def run(name: str, options: argparse.Namespace) -> Path:
+    """Run a variant, as far as it is not there; return its folder."""
+    flags = VARIANTS[name]
+    out: Path = options.work / _folder(name)
+    kind = "spatial" if "best" in flags else "whole"
+    words = "words" if "--preset" in flags else "all-words"
+    shared = ["--train.out", str(model_folder(name, options.work))]
+    shared += ["--prepare.out", str(options.work / words), "--extract.out", str(options.work / f"features-{kind}")]
+    command = [sys.executable, "-m", "raycap", "run", "--captions", *options.captions, "--photos", options.photos]
+    command += ["--encoder", options.encoder, "--evaluate.split", "dev", "--out", str(out), "--no-report"]
+    subprocess.run([*command, *shared, *flags, "--quiet"], check=True, stderr=subprocess.DEVNULL)
+    return out
+
+
+def model_folder(name: str, work: Path) -> Path:
+    """Return where the model of a variant is: of what differs in decoding alone, one for all."""
+    is_alike = DECODED.intersection(VARIANTS[name])
+    return work / _folder(name.partition(",")[0] if is_alike else name) / "model"
+
+
+def _folder(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name)
+
+
+def _with_interval(scores: dict[str, Any], metric: str) -> str:
+    low, high = scores["intervals"]["standard"][metric]
+    return f"{scores['scores']['model']['standard'][metric]:>7.3f} ±{(high - low) / 2:.3f}".rjust(17)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Presets: options of a run by name, over which those that are given go. Knows no command."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from raycap.options import Path
+
+PRESETS: Final[Mapping[str, Mapping[Path, Any]]] = {
+    "tutorial": {},
+    # Tanti, Gatt and Camilleri 2018, arXiv:1703.09137: the merge model as published
+    "paper": {
+        ("prepare", "keep_one_letter_words"): True,
+        ("prepare", "min_word_count"): 5,
+        ("train", "model", "units"): 128,
+        ("train", "model", "embedding_dim"): 128,
+        ("train", "model", "merge"): "concat",
+        ("train", "model", "normalization"): "l2",
+        ("train", "epochs"): 60,  # it learns slowly from features of length 1; patience ends it
+        ("evaluate", "decoding", "beam_width"): 3,
+    },
+    "best": {
+        ("prepare", "keep_one_letter_words"): True,
+        ("prepare", "min_word_count"): 5,
+        ("extract", "spatial"): True,
+        ("extract", "dtype"): "float16",
+        ("train", "model", "decoder"): "attention",
+        ("train", "model", "dropout"): 0.3,
+        ("train", "epochs"): 12,
+        ("train", "global_batch_size"): 32,
+        ("train", "schedule"): "cosine",
+        ("train", "warmup_steps"): 200,
+        ("train", "weight_average"): 0.999,
+        ("train", "label_smoothing"): 0.1,
+        ("train", "shuffle_window"): 2048,
+        ("evaluate", "decoding", "beam_width"): 5,
+    },
+}
+"""The options of each preset, by path; all others are the defaults."""

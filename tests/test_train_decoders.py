@@ -1,0 +1,94 @@
+"""Training beyond the tutorial's: a decoder with attention, chosen by its captions, then raised in CIDEr-D."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import write_shard
+
+from raycap.captioner import Captioner
+from raycap.config import DecodingConfig, ModelConfig, TrainConfig
+from raycap.errors import InputError
+from raycap.features import FeatureSet
+from raycap.metrics import score_all
+from raycap.model import Bundle
+from raycap.prepared import Prepared
+from raycap.stages.train import train
+from raycap.storage import read_json
+
+
+@pytest.fixture(scope="module")
+def regions(features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tests' features, of 48 numbers, as 16 regions of 3."""
+    folder = tmp_path_factory.mktemp("regions")
+    whole = FeatureSet.open(str(features))
+    for name, shard in zip(whole.shards, whole.iter_shards(), strict=True):
+        write_shard(folder, name, shard.image_ids, shard.features.reshape(-1, 16, 3), card=whole.card)
+    return folder
+
+
+def small(prepared: Path, regions: Path, out: Path, **options: Any) -> TrainConfig:
+    config = TrainConfig(
+        prepared=str(prepared),
+        features=str(regions),
+        out=str(out),
+        model=ModelConfig(decoder="attention", units=16, embedding_dim=8, num_heads=2, dropout=0.0),
+        epochs=14,
+        patience=14,
+        global_batch_size=8,
+        learning_rate=2e-2,
+        schedule="cosine",
+        warmup_steps=5,
+        weight_average=0.9,
+        label_smoothing=0.1,
+        select_by="cider_d",
+        cider_epochs=2,
+    )
+    return replace(config, **options)
+
+
+def test_the_epoch_whose_captions_are_best_is_kept(
+    ray_cluster: None, prepared: Path, regions: Path, tmp_path: Path
+) -> None:
+    result = train(small(prepared, regions, tmp_path / "model"))
+    assert [entry["objective"] for entry in result.history] == ["likelihood"] * 14 + ["cider_d"] * 2
+    assert result.history == read_json(str(tmp_path / "model/history.json"))["history"]
+    best = max(result.history, key=lambda entry: entry["cider_d"])
+    assert result.best_epoch == best["epoch"]
+    assert best["cider_d"] > 0.1
+    assert all(np.isfinite(entry["train_cider_d"]) for entry in result.history[14:])
+    # what the bundle says is worth what the history says
+    captioner = Captioner(Bundle.load(str(tmp_path / "model")))
+    references = Prepared.open(str(prepared)).references("dev")
+    said: dict[str, str] = {}
+    for shard in FeatureSet.open(str(regions)).iter_shards(wanted=references.keys()):
+        found = captioner.caption_features(shard.features, DecodingConfig(beam_width=1), image_ids=shard.image_ids)
+        said |= {name: caption.caption for name, [caption] in zip(shard.image_ids, found, strict=True)}
+    scores = score_all([said[name] for name in said], [references[name] for name in said])["standard"]
+    assert scores["cider_d"] == pytest.approx(best["cider_d"], abs=1e-6)
+    assert scores["bleu_4"] == pytest.approx(best["bleu_4"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_workers_equal_one(ray_cluster: None, prepared: Path, regions: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 2, "cider_epochs": 1, "global_batch_size": 7}
+    one = train(small(prepared, regions, tmp_path / "one", **options))
+    two = train(small(prepared, regions, tmp_path / "two", **options, num_workers=2, open_ports=True))
+    assert one.best_epoch == two.best_epoch
+    for mine, theirs in zip(one.history, two.history, strict=True):
+        for name in ("train_loss", "dev_loss", "cider_d", "train_cider_d"):
+            assert mine.get(name) == pytest.approx(theirs.get(name), rel=1e-3)
+
+
+def test_what_cannot_be_trained_is_said_before_anything_is_started(
+    prepared: Path, features: Path, regions: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"regions of a photo, and .* holds one feature each.* --spatial"):
+        train(small(prepared, features, tmp_path / "out"))
+    with pytest.raises(InputError, match="--units is 16, which 3 heads cannot share"):
+        ModelConfig(decoder="attention", units=16, num_heads=3)
+    with pytest.raises(InputError, match="--select-by cider_d"):
+        small(prepared, regions, tmp_path / "out", select_by="dev_loss")
+    assert not (tmp_path / "out").exists()
