@@ -167,7 +167,10 @@ def _load_saved(location: str, *, spatial: bool) -> tuple[Any, dict[str, Any]]:
 def _cut(model: Any, location: str) -> tuple[Any, str]:
     """Return a saved model up to its last feature map, and what that is called."""
     needed = "spatial features need a model whose last map is averaged by a GlobalAveragePooling2D layer"
-    found = last_map(model)
+    try:
+        found = last_map(model)
+    except Exception as error:  # Keras raises all sorts on models that it did not make itself
+        raise WeightsError(f"{location} cannot be cut at its last feature map: {_first_line(error)}") from error
     if found is None:
         raise WeightsError(f"{location} has no feature map to keep; {needed}")
     cut, pooling = found

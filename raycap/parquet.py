@@ -97,6 +97,7 @@ def _our_parquet(location: str) -> Iterator[pq.ParquetFile]:
 
 
 def write_table(location: str, table: pa.Table) -> None:
-    """Write a Parquet file atomically."""
+    """Write a Parquet file atomically; features without a dictionary, as their numbers hardly repeat."""
+    others = [field.name for field in table.schema if not pa.types.is_fixed_size_list(field.type)]
     with atomic_output(location) as file:
-        pq.write_table(table, file)
+        pq.write_table(table, file, use_dictionary=len(others) == table.num_columns or others)

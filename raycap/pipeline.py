@@ -73,7 +73,8 @@ def plan_shards(photos: pa.Table, workers: WorkersConfig, placement: Placement, 
         photos: at least one.
         workers: how large shards may be.
         placement: of the model workers.
-        photo_bytes: of a decoded photo; a block takes up three quarters of Ray Data's target size at most.
+        photo_bytes: of a photo at its largest, decoded or encoded; a block takes up three quarters of Ray Data's target
+            size at most.
     """
     target = DataContext.get_current().target_max_block_size or 128 * 2**20
     fitting = max(1, int(0.75 * target / photo_bytes))
@@ -129,7 +130,7 @@ def run_shards(
     Args:
         shards: the pending photos.
         steps: what is done to them.
-        photo_bytes: of a decoded photo.
+        photo_bytes: of a photo at its largest, as for `plan_shards`.
         label: for the progress bar.
         before: what earlier runs finished.
         max_failure_rate: share of this run's photos that may fail.

@@ -79,6 +79,21 @@ def encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def map_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with an average over the grid in its end, 3 numbers: a model with a feature map."""
+    path = tmp_path_factory.mktemp("map") / "map.keras"
+    code = (
+        "import keras, sys\n"
+        "photo = keras.Input((32, 32, 3))\n"
+        "x = keras.layers.Rescaling(1 / 127.5, offset=-1)(photo)\n"
+        "x = keras.layers.AveragePooling2D(8)(x)\n"
+        "keras.Model(photo, keras.layers.GlobalAveragePooling2D(name='mean')(x)).save(sys.argv[1])\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True)
+    return path
+
+
+@pytest.fixture(scope="session")
 def prepared(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The photos, prepared."""
     from raycap.config import PrepareConfig

@@ -19,6 +19,7 @@ MODEL = ModelCard(
     versions={"keras": "3.15.0"},
 )
 FIELDS = dataclasses.asdict(CARD)
+SPATIAL = dataclasses.replace(CARD, layer="block5_pool", num_regions=49)
 
 
 def test_an_encoder_card_round_trips():
@@ -26,6 +27,26 @@ def test_an_encoder_card_round_trips():
     assert EncoderCard.from_json(CARD.to_json().encode(), source="x") == CARD
     assert EncoderCard.from_fields(dataclasses.asdict(CARD), source="x") == CARD
     assert json.loads(CARD.to_json())["format_version"] == FORMAT_VERSION
+
+
+def test_a_card_without_regions_is_of_whole_photos():
+    """As all cards are that were written before there were regions, and as such cards still are."""
+    without = {name: value for name, value in FIELDS.items() if name != "num_regions"}
+    assert CARD.to_fields() == json.loads(CARD.to_json()) == without
+    assert EncoderCard.from_fields(without, source="x") == CARD
+    assert CARD.shape == (4,)
+
+
+def test_the_card_of_spatial_features_round_trips():
+    assert SPATIAL.to_fields()["num_regions"] == 49
+    assert EncoderCard.from_json(SPATIAL.to_json(), source="x") == SPATIAL
+    assert SPATIAL.shape == (49, 4)
+
+
+@pytest.mark.parametrize("num_regions", [0, -1, "49", 49.0, True, None, [7, 7]])
+def test_regions_are_counted_from_one(num_regions):
+    with pytest.raises(FormatError, match=r"^x carries no encoder card"):
+        EncoderCard.from_fields(FIELDS | {"num_regions": num_regions}, source="x")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +88,7 @@ def test_a_newer_encoder_card_is_refused():
         ({"exif_orientation": True}, ["exif_orientation False against True"]),
         ({"height_px": 224, "width_px": 225}, ["height_px 8 against 224", "width_px 8 against 225"]),
         ({"dim": 4096}, ["dim 4 against 4096"]),
+        ({"layer": "conv", "num_regions": 49}, ["layer 'fc2' against 'conv'", "num_regions 1 against 49"]),
     ],
 )
 def test_require_same_names_what_differs(change, said):
@@ -93,6 +115,12 @@ def test_a_model_card_round_trips_from_trains_output_and_from_its_bundle(inside,
     assert read_card(str(tmp_path)) == MODEL
     assert read_card(bundle) == MODEL
     assert isinstance(read_card(bundle).encoder, EncoderCard)
+
+
+@pytest.mark.parametrize("encoder", [CARD, SPATIAL], ids=["whole", "spatial"])
+def test_a_model_card_is_made_of_its_fields(encoder):
+    card = dataclasses.replace(MODEL, encoder=encoder)
+    assert ModelCard.from_fields(json.loads(json.dumps(card.to_fields())), source="x") == card
 
 
 def test_no_model_is_an_input_error(tmp_path):

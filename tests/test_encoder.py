@@ -1,5 +1,6 @@
 """Encoders by name, by weights file and by saved model, with TensorFlow in this process."""
 
+import re
 from pathlib import Path
 
 import keras
@@ -88,6 +89,131 @@ def test_a_changed_file_is_not_the_same_encoder(encoder_file: Path, tmp_path: Pa
     other.save(tmp_path / "grid.keras")
     with pytest.raises(EncoderMismatchError, match="dim 3 against 48"):
         reload_encoder(card, file=str(tmp_path / "grid.keras"))
+
+
+# ---- spatial features
+
+
+def test_vgg16s_regions_are_block5_pool_of_kerass_own(vgg16: encoder_module.Encoder, photos: np.ndarray) -> None:
+    encoder = load_encoder("vgg16", weights="random", seed=7, spatial=True)
+    keras.utils.set_random_seed(7)
+    whole = keras.applications.VGG16(weights=None)
+    pool = keras.Model(whole.inputs, whole.get_layer("block5_pool").output)
+    expected = pool.predict(keras.applications.vgg16.preprocess_input(photos.astype(np.float32)), verbose=0)
+    found = encoder.encode(photos)
+    assert (found.shape, found.dtype) == ((2, 49, 512), np.float32)
+    for row, column in ((0, 0), (0, 6), (3, 2), (6, 6)):  # rows from the top left
+        np.testing.assert_allclose(
+            found[:, 7 * row + column], expected[:, row, column], rtol=1e-4, atol=1e-4 * expected.max()
+        )
+    assert (encoder.card.layer, encoder.card.num_regions, encoder.card.dim) == ("block5_pool", 49, 512)
+    assert encoder.card.weights_hash == hash_weights(pool)
+    assert reload_encoder(encoder.card).card == encoder.card
+    with pytest.raises(EncoderMismatchError, match=r"layer 'fc2' against 'block5_pool'.*num_regions 1 against 49"):
+        vgg16.card.require_same(encoder.card, mine="a", others="b")
+
+
+def test_the_mean_over_regions_is_the_pooled_feature() -> None:
+    options = {"weights": "random", "seed": 5}
+    pooled, spatial = load_encoder("resnet50", **options), load_encoder("ResNet50", spatial=True, **options)
+    pixels = np.random.default_rng(2).integers(0, 255, (2, 224, 224, 3)).astype(np.uint8)
+    regions, expected = spatial.encode(pixels), pooled.encode(pixels)
+    assert regions.shape == (2, 49, 2048)
+    assert np.ptp(regions, axis=1).max() > 0.1 * expected.max() > 0
+    np.testing.assert_allclose(regions.mean(axis=1), expected, rtol=1e-5, atol=1e-5 * expected.max())
+    assert spatial.card.layer == "feature_map"
+    assert reload_encoder(spatial.card).card == spatial.card
+
+
+def _backbone(kind: str) -> keras.Model:
+    """A small encoder of 32 x 32 photos, with 7 x 5 places before its pooling, which lies elsewhere for each kind."""
+    layers = keras.layers
+    convolutions = [layers.Conv2D(6, (5, 13), strides=(4, 4), activation="relu"), layers.BatchNormalization()]
+    pool = layers.GlobalAveragePooling2D(name="pool")
+    photo = keras.Input((32, 32, 3))
+    scaled = layers.Rescaling(1 / 255)(photo)
+    if kind == "sequential":
+        return keras.Sequential([photo, *convolutions, pool])
+    if kind == "in sequentials":
+        return keras.Sequential(
+            [photo, keras.Sequential([layers.Rescaling(1 / 255), keras.Sequential([*convolutions, pool])])]
+        )
+    if kind == "in a backbone":
+        pixels = keras.Input((32, 32, 3))
+        x = convolutions[1](convolutions[0](pixels))
+        return keras.Model(photo, keras.Model(pixels, pool(x), name="backbone")(scaled))
+    if kind == "in a backbone in a backbone":
+        inner, outer = keras.Input((32, 32, 3)), keras.Input((32, 32, 3))
+        inside = keras.Model(inner, pool(convolutions[1](convolutions[0](inner))), name="inside")
+        backbone = keras.Model(outer, inside(layers.Rescaling(2.0)(outer)), name="backbone")
+        return keras.Model(photo, backbone(layers.ReLU()(scaled)))
+    if kind == "after a backbone":
+        return keras.Model(photo, pool(keras.Sequential(convolutions)(scaled)))
+    x = convolutions[1](convolutions[0](scaled))
+    if kind == "after another pooling":  # as in squeeze-and-excitation
+        gate = layers.Dense(6, activation="sigmoid")(layers.GlobalAveragePooling2D(name="squeeze")(x))
+        x = layers.Multiply()([x, layers.Reshape((1, 1, 6))(gate)])
+    if kind == "keeping dimensions":
+        kept = layers.GlobalAveragePooling2D(keepdims=True, name="pool")(x)
+        return keras.Model(photo, layers.Flatten()(layers.Activation("linear")(kept)))
+    return keras.Model(photo, pool(x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [
+        ("plain", "input of pool"),
+        ("sequential", "input of pool"),
+        ("after a backbone", "input of pool"),
+        ("after another pooling", "input of pool"),
+        ("keeping dimensions", "input of pool"),
+        ("in a backbone", "input of backbone/pool"),
+        ("in a backbone in a backbone", "input of backbone/inside/pool"),
+        ("in sequentials", r"input of sequential\w*/sequential\w*/pool"),
+    ],
+)
+def test_the_regions_of_a_saved_model(kind: str, layer: str, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(4)
+    path = str(tmp_path / "model.keras")
+    model = _backbone(kind)
+    for weights in model.weights:  # so that places differ by far more than rounding does
+        weights.assign(np.random.default_rng(len(weights.shape)).uniform(0.1, 1, weights.shape))
+    model.save(path)
+    pixels = np.random.default_rng(6).integers(0, 255, (3, 32, 32, 3)).astype(np.uint8)
+    spatial = load_encoder(path, spatial=True)
+    regions, expected = spatial.encode(pixels), load_encoder(path).encode(pixels)
+    assert (regions.shape, regions.dtype) == ((3, 35, 6), np.float32)
+    assert spatial.card.shape == (35, 6)
+    assert np.ptp(regions, axis=1).max() > 0.01 * expected.max() > 0
+    np.testing.assert_allclose(regions.mean(axis=1), expected, rtol=1e-5)
+    assert re.fullmatch(layer, spatial.card.layer)
+    again = reload_encoder(spatial.card)
+    assert again.card == spatial.card
+    np.testing.assert_array_equal(again.encode(pixels), regions)
+    model.set_weights([weights + 1 for weights in model.get_weights()])
+    model.save(path)
+    with pytest.raises(EncoderMismatchError, match="weights_hash"):
+        reload_encoder(spatial.card)
+
+
+@pytest.mark.parametrize("kind", ["flat", "only another pooling", "one place", "channels first"])
+def test_a_saved_model_without_a_feature_map_is_named(kind: str, tmp_path: Path) -> None:
+    layers = keras.layers
+    photo = keras.Input((32, 32, 3))
+    x = layers.AveragePooling2D(32 if kind == "one place" else 4)(photo)
+    if kind == "flat":
+        x = layers.Flatten()(x)
+    elif kind == "only another pooling":
+        gate = layers.Reshape((1, 1, 3))(layers.GlobalAveragePooling2D()(x))
+        x = layers.Flatten()(layers.Multiply()([x, gate]))
+    else:
+        order = "channels_first" if kind == "channels first" else "channels_last"
+        x = layers.GlobalAveragePooling2D(data_format=order)(x)
+    keras.Model(photo, x).save(tmp_path / "model.keras")
+    path = str(tmp_path / "model.keras")
+    assert load_encoder(path).card.num_regions == 1
+    with pytest.raises(WeightsError, match=r"model\.keras .*spatial features need .*GlobalAveragePooling2D"):
+        load_encoder(path, spatial=True)
 
 
 def test_a_download_that_fails_says_where_the_file_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from raycap.config import ExtractConfig, LimitsConfig, WorkersConfig
 from raycap.errors import ConflictError, EncoderMismatchError, FormatError, InputError, TooManyFailuresError
 from raycap.errors import WeightsError as NoWeightsError
 from raycap.features import FeatureSet
+from raycap.stages import extract as stage
 from raycap.stages.extract import extract
 
 
@@ -218,6 +219,64 @@ def test_fast_decoding_is_an_option_that_the_card_tells(ray_cluster: None, encod
     assert FeatureSet.open(str(tmp_path / "out")).card.resize == "dct scaling, nearest"
     with pytest.raises(ConflictError, match="fast_decode"):
         extract(ExtractConfig(**options))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_spatial_features_are_those_of_each_place(
+    ray_cluster: None, photo_folder: Path, map_file: Path, tmp_path: Path, dtype: str
+) -> None:
+    """The map is the small encoder's grid, 4 x 4 places of 3 numbers."""
+    photos = {path.name: path for path in sorted(photo_folder.iterdir())[:5]} | {"gone": tmp_path / "gone.jpg"}
+    manifest = make_manifest(tmp_path / "m.parquet", photos)
+    options = {"manifest": manifest, "encoder": str(map_file), "out": str(tmp_path / "out"), "dtype": dtype}
+    result = extract(ExtractConfig(spatial=True, **options))
+    assert (result.num_features, result.num_failures) == (5, 1)
+    found = read_features(tmp_path / "out")
+    assert sorted(found) == sorted(set(photos) - {"gone"})
+    tolerance = 1e-3 if dtype == "float16" else 1e-5
+    for image_id, feature in found.items():
+        assert feature.shape == (16, 3)
+        expected = expected_feature(photos[image_id]).reshape(16, 3)
+        np.testing.assert_allclose(feature, expected, rtol=tolerance, atol=tolerance)
+    card = FeatureSet.open(str(tmp_path / "out")).card
+    assert (card.num_regions, card.dim, card.layer) == (16, 3, "input of mean")
+    assert extract(ExtractConfig(spatial=True, **options)).num_new == 0
+    with pytest.raises(ConflictError, match="spatial was True, now False"):
+        extract(ExtractConfig(**options))
+
+
+def test_features_of_before_there_were_spatial_ones_are_whole_photos(
+    features: Path, prepared: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "features"
+    shutil.copytree(features, out)
+    record = json.loads((out / "run.json").read_text())
+    for part in ("identity", "config"):
+        assert record[part].pop("spatial") is False
+    (out / "run.json").write_text(json.dumps(record))
+    options = {"manifest": str(prepared / "photos.parquet"), "out": str(out), "encoder": str(encoder_file)}
+    assert extract(ExtractConfig(**options)).num_new == 0
+    with pytest.raises(ConflictError, match="spatial was False, now True"):
+        extract(ExtractConfig(spatial=True, **options))
+
+
+@pytest.mark.parametrize(
+    ("spatial", "dtype", "expected"),
+    [(False, "float32", 3), (False, "float16", 3), (True, "float32", 8), (True, "float16", 4)],
+)
+def test_blocks_are_cut_for_features_too(spatial: bool, dtype: str, expected: int) -> None:
+    config = ExtractConfig(manifest="m", out="o", spatial=spatial, dtype=dtype)
+    assert stage._photo_bytes(config, (224, 224)) == expected * 224 * 224
+
+
+def test_no_feature_map_ends_the_run_with_its_own_message(
+    ray_cluster: None, prepared: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    config = ExtractConfig(
+        manifest=str(prepared / "photos.parquet"), out=str(tmp_path / "out"), encoder=str(encoder_file), spatial=True
+    )
+    with pytest.raises(NoWeightsError, match=r"grid\.keras has no feature map to keep; spatial features need"):
+        extract(config)
 
 
 def test_another_encoder_is_refused(features: Path, prepared: Path, encoder_file: Path, tmp_path: Path) -> None:

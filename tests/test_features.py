@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,8 @@ from raycap.parquet import read_table, write_table
 from raycap.schema import CARD_KEY, feature_schema
 
 FEATURES = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+SPATIAL = np.random.default_rng(0).normal(size=(6, 3, 4)).astype(np.float32)
+BOTH = pytest.mark.parametrize("features", [FEATURES, SPATIAL], ids=["whole", "spatial"])
 DTYPES = [(pa.float32(), 0.0), (pa.float16(), 1e-3)]
 
 
@@ -32,15 +35,53 @@ def test_feature_schema_is_plain_and_carries_the_card(dtype):
     assert not any(field.nullable for field in schema)
 
 
+def test_a_spatial_feature_is_a_list_of_lists():
+    inner = pa.list_(pa.field("item", pa.float16(), nullable=False), 512)
+    kind = feature_schema((49, 512), pa.float16(), b"{}").field("feature").type
+    assert kind == pa.list_(pa.field("item", inner, nullable=False), 49)
+
+
+@BOTH
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
-def test_arrays_round_trip(dtype, tolerance):
-    column = feature_array(FEATURES, dtype)
-    assert column.type == feature_schema((4,), dtype, b"").field("feature").type
+def test_arrays_round_trip(features, dtype, tolerance):
+    column = feature_array(features, dtype)
+    assert column.type == feature_schema(features.shape[1:], dtype, b"").field("feature").type
     for each in (column, pa.chunked_array([column])):
         array = to_array(each)
-        assert array.shape == (6, 4)
+        assert array.shape == features.shape
         assert array.dtype == np.float32
-        np.testing.assert_allclose(array, FEATURES, rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(array, features, rtol=tolerance, atol=tolerance)
+
+
+@BOTH
+def test_features_of_their_own_type_are_not_copied(features):
+    column = feature_array(features, pa.float32())
+    for each in (column, pa.chunked_array([column]), column.slice(1, 4)):
+        assert np.shares_memory(to_array(each), features)
+
+
+@BOTH
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_a_shard_gives_back_what_was_written(features, dtype, tolerance, tmp_path):
+    write_shard(tmp_path / "features", "part-a.parquet", list("abcdef"), features, dtype=dtype)
+    found = FeatureSet.open(str(tmp_path))
+    assert found.card.shape == features.shape[1:]
+    shard = found.read_shard("part-a.parquet")
+    assert shard.features.dtype == np.float32
+    np.testing.assert_array_equal(shard.features, features.astype(dtype.to_pandas_dtype()).astype(np.float32))
+    some = found.read_shard("part-a.parquet", wanted={"b", "e"})
+    np.testing.assert_array_equal(some.features, shard.features[[1, 4]])
+    assert found.read_shard("part-a.parquet", wanted=set()).features.shape == (0, *features.shape[1:])
+
+
+@BOTH
+def test_features_are_written_without_a_dictionary(features, tmp_path):
+    """It saves nothing, and reading float16 through one takes three times as long."""
+    write_shard(tmp_path, "x.parquet", list("abcdef"), features, dtype=pa.float16())
+    group = pa.parquet.read_metadata(tmp_path / "x.parquet").row_group(0)
+    encodings = {each.path_in_schema.split(".")[0]: each.encodings for each in map(group.column, range(2))}
+    assert "RLE_DICTIONARY" in encodings["image_id"]
+    assert "RLE_DICTIONARY" not in encodings["feature"]
 
 
 def test_float16_rounds_to_the_nearest():
@@ -48,14 +89,15 @@ def test_float16_rounds_to_the_nearest():
     np.testing.assert_array_equal(to_array(feature_array(values, pa.float16())), values.astype(np.float16))
 
 
-def test_parts_and_pieces_of_a_column_are_read_right():
-    column = feature_array(FEATURES, pa.float32())
-    np.testing.assert_array_equal(to_array(column.slice(2, 3)), FEATURES[2:5])
+@BOTH
+def test_parts_and_pieces_of_a_column_are_read_right(features):
+    column = feature_array(features, pa.float32())
+    np.testing.assert_array_equal(to_array(column.slice(2, 3)), features[2:5])
     np.testing.assert_array_equal(
-        to_array(pa.chunked_array([column.slice(4), column.slice(1, 1)])), FEATURES[[4, 5, 1]]
+        to_array(pa.chunked_array([column.slice(4), column.slice(1, 1)])), features[[4, 5, 1]]
     )
-    assert to_array(column.slice(0, 0)).shape == (0, 4)
-    assert to_array(pa.chunked_array([], column.type)).shape == (0, 4)
+    assert to_array(column.slice(0, 0)).shape == (0, *features.shape[1:])
+    assert to_array(pa.chunked_array([], column.type)).shape == (0, *features.shape[1:])
 
 
 @pytest.mark.parametrize(
@@ -67,8 +109,9 @@ def test_feature_array_takes_any_layout(features):
     np.testing.assert_array_equal(to_array(feature_array(features, pa.float32())), FEATURES)
 
 
-def test_no_features_keep_their_dimension():
-    assert to_array(feature_array(np.zeros((0, 4), np.float32), pa.float32())).shape == (0, 4)
+@pytest.mark.parametrize("shape", [(0, 4), (0, 3, 4)])
+def test_no_features_keep_their_dimension(shape):
+    assert to_array(feature_array(np.zeros(shape, np.float32), pa.float32())).shape == shape
 
 
 @pytest.mark.parametrize("inside", ["", "/features"])
@@ -184,6 +227,43 @@ def test_moments_of_large_numbers_that_hardly_vary(tmp_path):
     np.testing.assert_allclose(variance, features.astype(np.float64).var(axis=0), rtol=1e-4)
 
 
+def test_moments_are_over_photos_and_regions(tmp_path, monkeypatch):
+    monkeypatch.setattr("raycap.features._VECTORS_AT_ONCE", 5)
+    for start in (0, 4):
+        part = slice(start, start + 4)
+        write_shard(tmp_path / "features", f"part-{start}.parquet", list("abcdef")[part], SPATIAL[part])
+    mean, variance = FeatureSet.open(str(tmp_path)).moments(set("abdef"))
+    vectors = SPATIAL[[0, 1, 3, 4, 5]].reshape(-1, 4)
+    assert mean.shape == variance.shape == (4,)
+    np.testing.assert_allclose(mean, vectors.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(variance, vectors.var(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("features", "shape"),
+    [(FEATURES, (3, 4)), (SPATIAL, (4,)), (SPATIAL, (12,)), (SPATIAL, (4, 3)), (SPATIAL, (2, 4)), (SPATIAL, (3, 5))],
+)
+def test_a_shard_of_another_shape_than_its_card_says_is_a_format_error(features, shape, tmp_path):
+    card = dataclasses.replace(CARD, num_regions=math.prod(shape[:-1]), dim=shape[-1])
+    metadata = feature_schema(shape, pa.float32(), card.to_json().encode()).metadata
+    table = pa.table({"image_id": list("abcdef"), "feature": feature_array(features, pa.float32())})
+    write_table(str(tmp_path / "features/part-a.parquet"), table.replace_schema_metadata(metadata))
+    said = " x ".join(map(str, shape))
+    with pytest.raises(FormatError, match=rf"part-a\.parquet does not hold features of {said} numbers"):
+        FeatureSet.open(str(tmp_path))
+
+
+@pytest.mark.parametrize("row", [None, [[0.0] * 4, None, [0.0] * 4], [[0.0] * 4, [0.0, None, 0.0, 0.0], [0.0] * 4]])
+def test_a_spatial_feature_that_lacks_something_is_damaged(row, tmp_path):
+    card = dataclasses.replace(CARD, num_regions=3)
+    column = pa.array([SPATIAL[0].tolist(), row], pa.list_(pa.list_(pa.float32(), 4), 3))
+    table = pa.table({"image_id": ["a", "b"], "feature": column})
+    table = table.replace_schema_metadata({CARD_KEY: card.to_json().encode()})
+    write_table(str(tmp_path / "features/part-a.parquet"), table)
+    with pytest.raises(FormatError, match=r"part-a\.parquet is damaged: it has rows without a feature"):
+        FeatureSet.open(str(tmp_path)).read_shard("part-a.parquet")
+
+
 def test_moments_of_no_photos_are_zero(folder):
     mean, variance = FeatureSet.open(folder).moments(set())
     assert mean.tolist() == variance.tolist() == [0.0] * 4
@@ -227,6 +307,24 @@ def test_duckdb_reads_a_shard(folder):
             assert image_ids == ("a", "b")
             assert lengths == (4, 4)
             np.testing.assert_allclose(np.array(lists), FEATURES[:2], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_pandas_polars_and_duckdb_read_spatial_features(dtype, tolerance, tmp_path):
+    import duckdb
+    import pandas as pd
+    import polars as pl
+
+    path = str(tmp_path / "x.parquet")
+    write_shard(tmp_path, "x.parquet", ["a", "b"], SPATIAL[:2], dtype=dtype)
+    frame = pd.read_parquet(path)
+    found = {"pandas": [[list(region) for region in feature] for feature in frame["feature"]]}
+    found["polars"] = pl.read_parquet(path)["feature"].to_list()
+    with duckdb.connect() as connection:
+        found["duckdb"] = [row[0] for row in connection.sql(f"SELECT feature FROM '{path}'").fetchall()]
+    for name, features in found.items():
+        values = np.array(features, np.float32)
+        np.testing.assert_allclose(values, SPATIAL[:2], rtol=tolerance, atol=tolerance, err_msg=name)
 
 
 def test_the_card_can_be_read_by_hand(folder):

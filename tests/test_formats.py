@@ -85,7 +85,7 @@ def test_every_line_of_the_page_runs(
             else:
                 subprocess.run([program, *arguments], check=True)
     found = [num_rows(value) for value in values if value is not None]  # None is what print gives
-    assert found == [PHOTOS] * 12
+    assert found == [PHOTOS] * 13
     # the last block prints the greedy caption of the first photo
     feature = np.stack(pd.read_parquet("work/features/features")["feature"].iloc[:1])
     decoding = raycap.DecodingConfig(beam_width=1)

@@ -1,5 +1,7 @@
 """What the operators do beyond decoding, encoding and captioning: a model that runs out of memory."""
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -7,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf  # noqa: TID253 - what raises its error is tested here
-from builders import CARD
+from builders import CARD, write_shard
 
 from raycap.encoder import Encoder
-from raycap.features import feature_array, to_array
+from raycap.features import FeatureSet, feature_array, to_array
 from raycap.operators import CaptionFeatures, EncodePhotos
+from raycap.schema import feature_schema
 
 
 class Memory:
@@ -48,6 +51,70 @@ def test_an_encoder_that_runs_out_of_memory_gets_fewer_photos() -> None:
     np.testing.assert_array_equal(features, pixels[:, :2, :2, 0].reshape(50, 4))
     assert memory.calls[:3] == [32, 16, 8]
     assert set(memory.calls[3:]) <= {4, 2}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_spatial_features_keep_their_regions(dtype: str) -> None:
+    card = dataclasses.replace(CARD, num_regions=16, dim=3)
+
+    def compute(images: Any) -> Any:
+        return tf.reshape(tf.cast(images, tf.float32)[:, ::2, ::2], (-1, 16, 3))
+
+    table = photos(5)
+    failed = pa.array([None, None, "ImageDecodeError", None, None], pa.string())
+    encoded = EncodePhotos(lambda: Encoder(card, compute), dtype=dtype, batch_size=2)(
+        table.set_column(2, "error_type", failed)
+    )
+    stored = pa.float16() if dtype == "float16" else pa.float32()
+    schema = feature_schema((16, 3), stored, card.to_json().encode())
+    assert encoded.schema.field("feature") == schema.field("feature")
+    assert encoded.schema.metadata == schema.metadata
+    assert encoded.column_names == ["image_id", "error_type", "feature"]
+    pixels = np.frombuffer(table["image"].combine_chunks().buffers()[1], np.uint8).reshape(5, 8, 8, 3)
+    expected = pixels[:, ::2, ::2].reshape(5, 16, 3).astype(np.float32)
+    expected[2] = 0
+    np.testing.assert_array_equal(to_array(encoded["feature"]), expected)
+
+
+def test_spatial_features_reach_the_captioner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever part of a block they are: one photo has failed, and three are captioned at a time."""
+    from raycap.captioner import Captioner, GeneratedCaption
+    from raycap.config import DecodingConfig
+
+    seen = []
+
+    class Recorder:
+        def caption_features(self, features: Any, decoding: Any, *, image_ids: Any) -> Any:
+            seen.append(features)
+            return [[GeneratedCaption(str(each.sum()), -1.0, 1)] for each in features]
+
+    monkeypatch.setattr(Captioner, "load", lambda *_, **__: Recorder())
+    features = np.random.default_rng(2).integers(0, 99, (9, 6, 4)).astype(np.float32)
+    table = pa.table(
+        {
+            "image_id": [str(number) for number in range(9)],
+            "feature": feature_array(features, pa.float32()),
+            "error_type": pa.array([None] * 4 + ["ImageEmptyError"] + [None] * 4, pa.string()),
+        }
+    ).slice(1)
+    captioned = CaptionFeatures("bundle", DecodingConfig(), batch_size=3)(table)
+    assert [each.shape for each in seen] == [(3, 6, 4), (3, 6, 4), (1, 6, 4)]
+    np.testing.assert_array_equal(np.concatenate(seen), features[[1, 2, 3, 5, 6, 7, 8]])
+    assert captioned["caption"].to_pylist() == [str(features[n].sum()) if n != 4 else "" for n in range(1, 9)]
+
+
+@pytest.mark.parametrize("dtype", [pa.float32(), pa.float16()])
+def test_evaluate_selects_spatial_features(dtype: pa.DataType, tmp_path: Path) -> None:
+    from raycap.stages.evaluate import SelectFeatures
+
+    features = np.random.default_rng(3).integers(0, 99, (6, 5, 4)).astype(np.float32)
+    for number, ids in enumerate(["abcd", "ef"]):
+        rows = [ord(each) - ord("a") for each in ids]
+        write_shard(tmp_path / "features", f"part-{number}.parquet", list(ids), features[rows], dtype=dtype)
+    select = SelectFeatures(features=FeatureSet.open(str(tmp_path)), wanted=frozenset("bdf"))
+    found = select(pa.table({"shard": ["part-0.parquet", "part-1.parquet"]}))
+    assert found["image_id"].to_pylist() == ["b", "d", "f"]
+    np.testing.assert_array_equal(to_array(found["feature"]), features[[1, 3, 5]])
 
 
 def test_no_memory_for_one_photo_is_an_error() -> None:

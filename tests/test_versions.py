@@ -22,7 +22,7 @@ from raycap.features import FeatureSet, feature_array
 from raycap.model_card import BUNDLE_FOLDER, CARD_FILE, read_card
 from raycap.parquet import read_table, write_table
 from raycap.prepared import CAPTIONS_FILE, PHOTOS_FILE, Prepared
-from raycap.runs import RUN_FILE, Run
+from raycap.runs import RUN_FILE, Run, short_hash
 from raycap.schema import FORMAT_VERSION, check_version, feature_schema
 from raycap.storage import read_json, write_json, write_text
 from raycap.text import TOKENIZER_FILE, Tokenizer
@@ -97,11 +97,8 @@ def test_features_of_every_format_are_read(folder: Path) -> None:
     assert features.image_ids() == ["a.jpg", "sub/b.jpg", "c.jpg", "d é.jpg"]
     found = np.concatenate([shard.features for shard in features.iter_shards()])
     np.testing.assert_array_equal(found, np.array(expected["features"], np.float32))
-    assert (features.card.name, features.card.dim, features.card.format_version) == (
-        CARD.name,
-        DIM,
-        int(folder.name[7:]),
-    )
+    card = features.card
+    assert (card.name, card.shape, card.format_version) == (CARD.name, (DIM,), int(folder.name[7:]))
 
 
 @pytest.mark.parametrize("folder", FORMATS, ids=lambda folder: folder.name)
@@ -116,6 +113,13 @@ def test_a_bundle_of_every_format_says_what_it_said(folder: Path) -> None:
     for row, wanted in zip(found, expected, strict=True):
         assert row.pop("log_prob") == pytest.approx(wanted.pop("log_prob"), abs=1e-5)
         assert row == wanted
+
+
+@pytest.mark.parametrize("folder", FORMATS, ids=lambda folder: folder.name)
+def test_the_hash_of_a_card_stays(folder: Path) -> None:
+    """It is in run.json of evaluate and caption, who would take the model for another one."""
+    fields = read_json(str(folder / BUNDLE_FOLDER / CARD_FILE))
+    assert short_hash(read_card(str(folder)).to_fields()) == short_hash(fields)
 
 
 # ---- what is newer is refused, and what is damaged named
@@ -193,6 +197,8 @@ DEEP = "[" * 100_000
         (CARD_FILE, {"encoder": dataclasses.asdict(CARD) | {"exif_orientation": "no"}}),
         (CARD_FILE, {"encoder": dataclasses.asdict(CARD) | {"dim": 0}}),
         (CARD_FILE, {"encoder": dataclasses.asdict(CARD) | {"dim": 5}}),
+        (CARD_FILE, {"encoder": dataclasses.asdict(CARD) | {"num_regions": 0}}),
+        (CARD_FILE, {"encoder": dataclasses.asdict(CARD) | {"num_regions": "1"}}),
         (CARD_FILE, {"encoder": dataclasses.asdict(CARD) | {"format_version": "1"}}),
         (TOKENIZER_FILE, {"words": ["startseq", "endseq", 3]}),
         (TOKENIZER_FILE, {"words": ["startseq", "endseq", "zib", "zib"]}),

@@ -1,5 +1,6 @@
 """The caption stage: new photos to captions, straight from pixels, in one Ray Data job. Knows no human captions."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -293,7 +294,9 @@ class _Job:
 
     @property
     def _photo_bytes(self) -> int:
-        return self.card.encoder.height_px * self.card.encoder.width_px * 3
+        """Of a photo between two steps at its largest: decoded, or its feature."""
+        encoder = self.card.encoder
+        return max(encoder.height_px * encoder.width_px * 3, 4 * math.prod(encoder.shape))
 
     def _steps(self, placement: Placement) -> list[Step]:
         config, encoder = self.config, self.card.encoder

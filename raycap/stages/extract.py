@@ -18,6 +18,8 @@ from raycap.shards import ShardCounts, ShardedOutput
 from raycap.sole_writer import sole_writer
 from raycap.storage import exists, list_files
 
+_NUMBERS_A_PIXEL = 2  # of a spatial feature, for each of the photo's
+
 
 @dataclass(frozen=True)
 class ExtractResult:
@@ -98,6 +100,18 @@ def _absolute(config: ExtractConfig) -> ExtractConfig:
     return replace(with_absolute(config, "manifest", "out"), encoder=encoder, weights=weights)
 
 
+def _photo_bytes(config: ExtractConfig, size: tuple[int, int]) -> int:
+    """Return how large a photo is between two steps: decoded, or its spatial feature.
+
+    The latter is not known here, where no encoder is loaded: those of keras.applications have about 2,048 numbers for
+    each 32 x 32 pixels, or fewer; the largest EfficientNets a quarter more. NASNetLarge has twice as many: there Ray
+    Data cuts a block in two.
+    """
+    pixels = size[0] * size[1]
+    number_bytes = 2 if config.dtype == "float16" else 4
+    return pixels * max(3, _NUMBERS_A_PIXEL * number_bytes) if config.spatial else pixels * 3
+
+
 def _run(
     config: ExtractConfig, output: ShardedOutput, photos: pa.Table, pending: pa.Table, size: tuple[int, int]
 ) -> ShardCounts:
@@ -132,7 +146,7 @@ def _run(
         ModelStep(operator=EncodePhotos, options=encode, placement=placement),
         WriteShards(output=output, columns=("image_id", "feature")),
     ]
-    photo_bytes = height_px * width_px * 3
+    photo_bytes = _photo_bytes(config, size)
     return run_shards(
         plan_shards(pending, workers, placement, photo_bytes=photo_bytes),
         steps,
