@@ -20,6 +20,7 @@ from raycap.config_file import read, template
 from raycap.demo import demo
 from raycap.errors import InputError, StaleError
 from raycap.options import build, options_of
+from raycap.presets import PRESETS
 from raycap.stages.evaluate import evaluate
 from raycap.stages.train import train
 from raycap.tool_config import DemoConfig, RunConfig
@@ -190,6 +191,22 @@ def test_the_printed_configuration_is_the_defaults(tmp_path: Path) -> None:
     found = read(str(path), RunConfig)
     assert len(found) == len(options_of(RunConfig)) - len(unset)
     assert build(RunConfig, found) == build(RunConfig, values)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_options_that_others_go_before(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    given = ["--captions", "c.csv", "--photos", "p", "--preset", name, "--units", "64"]
+    assert main(["config", *given]) == 0
+    path = tmp_path / "run.toml"
+    path.write_text(capsys.readouterr().out)
+    made = read(str(path), RunConfig)
+    wanted = {**PRESETS[name], ("train", "model", "units"): 64}
+    assert {option: made[option] for option in wanted} == wanted
+    built = build(RunConfig, made)
+    assert built.preset == name
+    assert built.train.model.units == 64
 
 
 def test_every_option_is_in_the_printed_configuration_with_its_help(capsys: pytest.CaptureFixture[str]) -> None:
