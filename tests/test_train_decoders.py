@@ -73,13 +73,14 @@ def test_the_epoch_whose_captions_are_best_is_kept(
 
 @pytest.mark.slow
 def test_two_workers_equal_one(ray_cluster: None, prepared: Path, regions: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"epochs": 2, "cider_epochs": 1, "global_batch_size": 7}
+    options: dict[str, Any] = {"cider_epochs": 1, "global_batch_size": 7}
     one = train(small(prepared, regions, tmp_path / "one", **options))
     two = train(small(prepared, regions, tmp_path / "two", **options, num_workers=2, open_ports=True))
     assert one.best_epoch == two.best_epoch
     for mine, theirs in zip(one.history, two.history, strict=True):
         for name in ("train_loss", "dev_loss", "cider_d", "train_cider_d"):
-            assert mine.get(name) == pytest.approx(theirs.get(name), rel=1e-3)
+            assert mine.get(name, 0.0) == pytest.approx(theirs.get(name, 0.0), rel=1e-2, abs=1e-3), name
+    assert one.history[-1]["train_cider_d"] > 0.1
 
 
 def test_what_cannot_be_trained_is_said_before_anything_is_started(

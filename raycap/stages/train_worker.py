@@ -231,6 +231,8 @@ class _Worker:
         if self._config.select_by != "dev_loss":
             entry |= self._dev_scores()
         self._history.append(entry)
+        if entry is self._best:  # every worker goes back to it, where epochs that compare captions follow
+            self._fitter.keep_best(self._checkpoint)
         checkpoint = None
         if self._board is not None:
             self._write(entry)
@@ -268,8 +270,6 @@ class _Worker:
         write_text(join(self._config.out, DIAGRAM_FILE), model_svg(model))
 
     def _write(self, entry: Mapping[str, Any]) -> None:
-        if entry is self._best:
-            self._fitter.keep_best(self._checkpoint)
         self._fitter.save_state(self._checkpoint, {"history": self._history})
         outcome = {
             "best_epoch": self._best["epoch"],
