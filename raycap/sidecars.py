@@ -16,7 +16,7 @@ from raycap.errors import InputError
 from raycap.locations import absolute, join, split_query, without_suffix
 from raycap.parquet import list_tables, read_table, write_table
 from raycap.runs import short_hash
-from raycap.storage import delete_file, exists, is_folder, list_files, read_text, write_small_text
+from raycap.storage import delete_file, exists, is_folder, is_local, list_files, read_text, write_small_text
 
 BESIDE: Final = "beside"
 _FOLDER = "sidecars"
@@ -109,7 +109,11 @@ class Sidecars:
     def _write_one(self, place: str, caption: str) -> bool:
         try:
             if not self.overwrite and exists(place):
-                return read_text(place).strip() == caption
+                if read_text(place).strip() != caption:
+                    return False
+                if is_local(place):
+                    return True
+                # an object store copies an upload to its name: writing again removes the one that a kill left
             write_small_text(place, caption + "\n")
         except OSError as error:
             raise InputError(

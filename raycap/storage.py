@@ -1,6 +1,7 @@
 """Reading, listing and atomic writing at a location; the one place that touches a filesystem. Knows no Ray."""
 
 import hashlib
+import io
 import json
 import os
 import posixpath
@@ -238,7 +239,7 @@ def atomic_output(location: str) -> Iterator[IO[bytes]]:
         with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
             yield spool
             spool.seek(0)
-            _upload(spool, filesystem, path)
+            _upload(spool, filesystem, path, _temporary(path))
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = _temporary(path)
@@ -258,12 +259,16 @@ def _temporary(path: str) -> str:
     return posixpath.join(folder, f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex}-{name}")
 
 
-def _upload(content: IO[bytes], filesystem: fs.FileSystem, path: str) -> None:
+def _same_temporary(path: str) -> str:
+    folder, name = posixpath.split(path)
+    return posixpath.join(folder, _TEMPORARY_PREFIX + hashlib.sha256(os.fsencode(name)).hexdigest()[:32])
+
+
+def _upload(content: IO[bytes], filesystem: fs.FileSystem, path: str, temporary: str) -> None:
     """Upload a file to an object store, where it appears whole.
 
     pyarrow closes an upload that fails, and what there is of it by then would be there under its name.
     """
-    temporary = _temporary(path)
     try:
         with filesystem.open_output_stream(temporary, compression=None) as stream:
             shutil.copyfileobj(content, stream, _COPY_BYTES)
@@ -288,15 +293,15 @@ def write_text(location: str, content: str) -> None:
 def write_small_text(location: str, content: str) -> None:
     """Write a small UTF-8 file atomically, one of very many: it is not flushed to the disk.
 
-    On a local disk its hidden name is always the same, so that writing it again removes what a kill left.
+    Its hidden name is always the same, so that writing it again removes what a kill left.
     """
     local = local_path(location)
     if local is None:
-        write_text(location, content)
+        filesystem, path = resolve(location)
+        _upload(io.BytesIO(content.encode()), filesystem, path, _same_temporary(path))
         return
-    folder, name = os.path.split(local)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, _TEMPORARY_PREFIX + hashlib.sha256(os.fsencode(name)).hexdigest()[:32])
+    os.makedirs(os.path.dirname(local), exist_ok=True)
+    temporary = _same_temporary(local)
     Path(temporary).unlink(missing_ok=True)  # it may be a link that a stranger put there: never written through
     try:
         with open(temporary, "x", encoding="utf-8", newline="") as file:

@@ -53,7 +53,7 @@ ADDED = {
 # Commands that run until they are stopped; tests of their own run them.
 ENDLESS = {"serve"}
 # Outputs that a page may use without having made them; those that it makes are not there before.
-MADE_BEFORE = {"prepared": "prepared", "features": "features", "vgg16": "features", "model": "model"}
+MADE_BEFORE = {"prepared": "prepared", "features": "features", "vgg16": "features", "model": "model", "new": "model"}
 OF_A_RUN = ("prepared", "features", "model", "scores")
 MADE_BY = {
     "work/scores": "evaluate --model work/model --prepared work/prepared --features work/features --out work/scores",

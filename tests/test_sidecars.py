@@ -4,6 +4,7 @@ from urllib.parse import quote
 
 import pyarrow as pa
 import pytest
+from pyarrow import fs
 
 from raycap import locations, parquet, storage
 from raycap.errors import InputError
@@ -225,6 +226,38 @@ def test_a_run_that_was_killed_is_caught_up_with(output, monkeypatch):
     assert (output.folder / "a.txt").stat().st_mtime_ns == before
     delete_written_sidecars(output.out)
     assert output.texts() == {}
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_what_a_kill_left_on_an_object_store_goes_away(copied, output, monkeypatch):
+    """A store copies what is uploaded to its name, then removes the upload; killed before the one or the other."""
+    store = fs.SubTreeFileSystem(str(output.root), fs.LocalFileSystem())  # not local, as far as raycap can see
+    folder = output.root / "mirror"
+    folder.mkdir()
+
+    class Killed:
+        open_output_stream, get_file_info = store.open_output_stream, store.get_file_info
+
+        def move(self, source, target):
+            if copied:
+                store.copy_file(source, target)
+            raise KeyboardInterrupt
+
+        def delete_file(self, _):
+            raise OSError("nobody is there to do it")
+
+    def resolved(store):
+        return lambda uri: (store, uri.removeprefix("store://")) if uri.startswith("store://") else resolve(uri)
+
+    resolve = storage.resolve
+    mirror = output.sidecars("store://mirror")
+    monkeypatch.setattr(storage, "resolve", resolved(Killed()))
+    with pytest.raises(KeyboardInterrupt):
+        output.write(0, mirror)
+    assert len(list(folder.iterdir())) == 1 + copied
+    monkeypatch.setattr(storage, "resolve", resolved(store))
+    assert output.catch_up(mirror) == SidecarCounts(written=4)
+    assert output.texts(folder) == ALL
 
 
 def test_captions_of_other_photos_are_left_alone(output):
