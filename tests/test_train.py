@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -145,6 +146,30 @@ def test_the_same_seed_trains_the_same_weights(
         assert said["again"][image_id] == (words, pytest.approx(log_prob, abs=1e-5))
         assert said["other"][image_id] != (words, pytest.approx(log_prob, abs=1e-3))
     assert len({words for words, _ in said["first"].values()}) > 1, "a model that says the same of all shows little"
+
+
+def test_interrupted_it_goes_on_and_ctrl_c_is_as_it_was(
+    ray_cluster: None, prepared: Path, features: Path, tmp_path: Path
+) -> None:
+    config = small(prepared, features, tmp_path, epochs=40, patience=40)
+    main_thread, history = threading.get_ident(), tmp_path / "history.json"
+
+    def interrupt() -> None:
+        while not history.exists():
+            time.sleep(0.05)
+        signal.pthread_kill(main_thread, signal.SIGINT)
+
+    was = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+        assert not (tmp_path / "bundle").exists(), "interrupted too late to show anything"
+        result = train(config)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, was)
+    assert [entry["epoch"] for entry in result.history] == list(range(1, 41))
 
 
 def test_patience_stops(ray_cluster: None, prepared: Path, features: Path, tmp_path: Path) -> None:

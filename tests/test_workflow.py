@@ -293,7 +293,7 @@ def test_the_same_command_goes_on(how: signal.Signals, dataset: Path, encoder_fi
         time.sleep(0.2)
     first.send_signal(how)
     _, said = first.communicate(timeout=120)
-    assert first.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    assert first.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), said
     if how == signal.SIGINT:
         assert said.splitlines()[-1] == "raycap run: interrupted; the same command goes on from here"
     assert "Traceback" not in said

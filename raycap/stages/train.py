@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -153,6 +154,10 @@ def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
                     checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
                 ),
             )
+            controllers: list[Any] = []
+            # Ray Train's handler of Ctrl-C ends the process, silently and with exit code 1, and stays when training is
+            # over. Without it Ctrl-C is KeyboardInterrupt, as everywhere, and what it would have ended is ended below.
+            trainer._register_sigint_handler = controllers.append
             try:
                 trainer.fit()
             except ray.train.ControllerError as error:
@@ -160,6 +165,10 @@ def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
                     f"{_MAX_FAILED_STARTS + 1} times there was no node for the workers within a minute, or workers "
                     "died whenever they were started, for want of memory as a rule; the same command goes on"
                 ) from error
+            finally:
+                for controller in controllers:  # nothing happens where it is done
+                    with suppress(ray.exceptions.RayActorError):
+                        ray.get(controller.abort.remote())
 
 
 def _told(entry: Mapping[str, Any]) -> str:
