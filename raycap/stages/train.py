@@ -51,7 +51,8 @@ def train(config: TrainConfig) -> TrainResult:
     """Train a captioner and write its bundle.
 
     Writes `bundle/`, `history.json`, `tensorboard/`, `model.svg` and `run.json` under `config.out`. Killed and run
-    again with the same configuration it goes on from the last finished epoch; finished, it does nothing.
+    again with the same configuration it goes on from the last finished epoch, or from one before it if that ended less
+    than about two seconds ago, which Ray Train takes to note it; finished, it does nothing.
 
     Raises:
         InputError: if captions or features are missing, or features are not of the decoder's kind, or several workers
