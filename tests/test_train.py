@@ -148,6 +148,7 @@ def test_the_same_seed_trains_the_same_weights(
     assert len({words for words, _ in said["first"].values()}) > 1, "a model that says the same of all shows little"
 
 
+@pytest.mark.slow
 def test_interrupted_it_goes_on_and_ctrl_c_is_as_it_was(
     ray_cluster: None, prepared: Path, features: Path, tmp_path: Path
 ) -> None:
