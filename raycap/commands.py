@@ -87,7 +87,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "prepare", "caption files and a photo folder: manifest, captions, tokenizer", summaries.say_prepare
     ),
     "extract": _stage("extract", "a feature for each photo, with Ray Data", summaries.say_extract),
-    "train": _stage("train", "the merge model, with Ray Train", summaries.say_train),
+    "train": _stage("train", "a captioner, with Ray Train", summaries.say_train),
     "evaluate": _stage("evaluate", "captions of a split and their scores, with Ray Data", summaries.say_evaluate),
     "caption": _stage(
         "caption",

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from raycap.averaging import WeightAverage, assign
 from raycap.cider import CiderD
 from raycap.config import TrainConfig
-from raycap.decoders import build_model, decoder_of
+from raycap.decoders import Steps, build_model, decoder_of
 from raycap.decoders.normalization import Moments
 from raycap.decoding import Hypothesis, search
 from raycap.losses import negative_log_likelihood, uniform_penalty
@@ -76,10 +77,8 @@ class Fitter:
         with _scope(strategy):
             self.model = build_model(config.model, vocab_size=vocab_size, feature_shape=feature_shape, moments=moments)
             self._optimizer = self._make_optimizer(_learning_rate(config, steps_an_epoch))
-        decoder = decoder_of(self.model)
-        self._forcing = decoder.forcing(self.model)
+        self._forcing = decoder_of(self.model).forcing(self.model)
         self._next_word = self.model.get_layer("next_word")
-        self._steps = decoder.steps
         self._average = WeightAverage(self.model.trainable_variables, config.weight_average)
         self._signature = [
             tf.TensorSpec([None, *feature_shape], tf.float32),
@@ -186,11 +185,9 @@ class Fitter:
             The mean reward of this worker's captions.
         """
         self._seed_dropout(epoch)
-        steps = self._steps(self.model)
         rewards: list[float] = []
         for batch in batches:
-            steps.refresh()
-            found = self._search(steps, batch.features, tokenizer, beam_width=self._config.cider_captions)
+            found = self._search(batch.features, tokenizer, beam_width=self._config.cider_captions)
             own = compare(found, batch, reward, tokenizer)
             self._take(batch.features, own.photos, own.tokens, own.targets, own.advantages, batch.num_targets)
             rewards.append(own.mean)
@@ -198,17 +195,27 @@ class Fitter:
                 on_step(len(batch.tokens), float(np.mean(rewards)))
         return float(np.mean(rewards))
 
+    @cached_property
+    def _steps(self) -> Steps:
+        return decoder_of(self.model).steps(self.model)
+
     def _search(
-        self, steps: Any, features: NDArray[np.float32], tokenizer: Tokenizer, *, beam_width: int
+        self, features: NDArray[np.float32], tokenizer: Tokenizer, *, beam_width: int
     ) -> list[list[Hypothesis]]:
-        step, state = steps.start(features)
+        self._steps.refresh()
+        step, state = self._steps.start(features)
         ids: dict[str, Any] = {"start_id": tokenizer.start_id, "end_id": tokenizer.end_id, "forbidden": (PAD_ID,)}
         return search(step, state, max_length=tokenizer.max_length, beam_width=beam_width, **ids)
 
-    def caption(self, features: NDArray[np.float32], tokenizer: Tokenizer) -> list[str]:
-        """Return the greedy caption of each photo."""
+    def caption(self, features: Iterable[NDArray[np.float32]], tokenizer: Tokenizer) -> list[str]:
+        """Return the greedy caption of each photo.
+
+        Args:
+            features: arrays of some photos' each.
+            tokenizer: the vocabulary.
+        """
         with self._average.held():
-            found = self._search(self._steps(self.model), features, tokenizer, beam_width=1)
+            found = [each for part in features for each in self._search(part, tokenizer, beam_width=1)]
         return [tokenizer.decode(best.tokens) for best, *_ in found]
 
     def evaluate(self, batches: Iterable[PackedBatch]) -> Loss:

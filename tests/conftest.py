@@ -63,34 +63,29 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small saved encoder: 32 x 32 photos, averaged over a 4 x 4 grid, 48 numbers."""
-    path = tmp_path_factory.mktemp("encoder") / "grid.keras"
+def save_grid(path: Path, last_layer: str) -> Path:
+    """Save a model of 32 x 32 photos that averages over a 4 x 4 grid before its last layer, in another process."""
     code = (
         "import keras, sys\n"
         "photo = keras.Input((32, 32, 3))\n"
         "x = keras.layers.Rescaling(1 / 127.5, offset=-1)(photo)\n"
         "x = keras.layers.AveragePooling2D(8)(x)\n"
-        "keras.Model(photo, keras.layers.Flatten()(x)).save(sys.argv[1])\n"
+        f"keras.Model(photo, keras.layers.{last_layer}(x)).save(sys.argv[1])\n"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True)
     return path
+
+
+@pytest.fixture(scope="session")
+def encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small saved encoder: 32 x 32 photos, averaged over a 4 x 4 grid, 48 numbers."""
+    return save_grid(tmp_path_factory.mktemp("encoder") / "grid.keras", "Flatten()")
 
 
 @pytest.fixture(scope="session")
 def map_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with an average over the grid in its end, 3 numbers: a model with a feature map."""
-    path = tmp_path_factory.mktemp("map") / "map.keras"
-    code = (
-        "import keras, sys\n"
-        "photo = keras.Input((32, 32, 3))\n"
-        "x = keras.layers.Rescaling(1 / 127.5, offset=-1)(photo)\n"
-        "x = keras.layers.AveragePooling2D(8)(x)\n"
-        "keras.Model(photo, keras.layers.GlobalAveragePooling2D(name='mean')(x)).save(sys.argv[1])\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True)
-    return path
+    return save_grid(tmp_path_factory.mktemp("map") / "map.keras", "GlobalAveragePooling2D(name='mean')")
 
 
 @pytest.fixture(scope="session")

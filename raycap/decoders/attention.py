@@ -75,14 +75,19 @@ def _at_each_place(photo: Any, words: Any) -> Any:
     return keras.ops.add(keras.ops.expand_dims(photo, 1), places)
 
 
+def photo_side(model: Any) -> Any:
+    """Return the part of an attention model that sees no words: features to photo, keys and values."""
+    outputs = [model.get_layer(name).output for name in ("photo", "attention_key", "attention_value")]
+    return keras.Model(model.inputs[0], outputs)
+
+
 class AttentionForcing:
     """An attention model's layers, run over captions that are known; see `places.Forcing`."""
 
     def __init__(self, model: Any) -> None:
         """Take the layers of an attention model, which stay its own."""
         layer = model.get_layer
-        outputs = [layer(name).output for name in ("photo", "attention_key", "attention_value")]
-        self._photo_side = keras.Model(model.inputs[0], outputs)
+        self._photo_side = photo_side(model)
         self._embedding, self._lstm, self._query = layer("embedding"), layer("lstm"), layer("attention_query")
         self._word_dropout, self._lstm_dropout = layer("word_dropout"), layer("lstm_dropout")
         self._after = [layer(name) for name in ("merged_dense", "merged_norm", "merged_dropout")]

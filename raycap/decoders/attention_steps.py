@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from raycap.decoders.attention import photo_side
+from raycap.decoders.packed_lstm import lstm_cell
 from raycap.decoders.vocabulary import Top, vocabulary
 from raycap.decoding import Continuations, State, StepFunction, Wanted
 from raycap.threads import Threads
@@ -28,11 +30,10 @@ class AttentionSteps:
             model: what `build` returned, or a bundle held.
             num_threads: for the layer over the vocabulary; None for as many as there are cores.
         """
-        self._layer = layer = model.get_layer
+        self._layer = model.get_layer
         self._threads = Threads(num_threads)
-        self._units = layer("lstm").units
-        outputs = [layer(name).output for name in ("photo", "attention_key", "attention_value")]
-        self._regions = keras.Model(model.inputs[0], outputs)
+        self._units = self._layer("lstm").units
+        self._regions = photo_side(model)
         self._photo_side = tf.function(self._see, input_signature=[tf.TensorSpec(model.inputs[0].shape, tf.float32)])
         self.advance = tf.function(self._advance, reduce_retracing=True)
         self.refresh()
@@ -75,9 +76,7 @@ class AttentionSteps:
         cell, merged = self._layer("lstm").cell, self._layer("merged_dense")
         gates = tf.matmul(self._layer("embedding")(tokens), cell.kernel[: -self._units]) + to_gates
         gates += tf.matmul(hidden, cell.recurrent_kernel)
-        enter, forget, update, leave = tf.split(gates, 4, axis=1)
-        carry = tf.sigmoid(forget) * carry + tf.sigmoid(enter) * tf.tanh(update)
-        hidden = tf.sigmoid(leave) * tf.tanh(carry)
+        hidden, carry = lstm_cell(gates, carry)
         query = self._layer("attention_query")(hidden[:, tf.newaxis])
         seen = tf.reshape(keras.ops.dot_product_attention(query, keys, values), tf.shape(hidden))
         words = tf.concat([hidden, seen], axis=1)

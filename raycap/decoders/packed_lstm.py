@@ -1,8 +1,20 @@
-"""An LSTM over packed sequences, with its gradient; knows no model."""
+"""An LSTM's cell, and the LSTM over packed sequences, with its gradient; knows no model."""
 
 from typing import Any
 
 import tensorflow as tf
+
+
+def lstm_cell(sums: Any, carry: Any) -> tuple[Any, Any]:
+    """Return the hidden state and the carry of an LSTM one place later, `(rows, units)` each.
+
+    Args:
+        sums: `(rows, 4 * units)`, of all that goes into the gates, in Keras' order.
+        carry: `(rows, units)`, of the place before.
+    """
+    enter, forget, update, leave = tf.split(sums, 4, axis=1)
+    carry = tf.sigmoid(forget) * carry + tf.sigmoid(enter) * tf.tanh(update)
+    return tf.sigmoid(leave) * tf.tanh(carry), carry
 
 
 def packed_lstm(gates: Any, recurrent: Any, counts: Any) -> Any:
@@ -32,9 +44,7 @@ def packed_lstm(gates: Any, recurrent: Any, counts: Any) -> Any:
         def advance(place: Any, hidden: Any, carry: Any, *kept: Any) -> tuple[Any, ...]:
             count, start = counts[place], starts[place]
             sums = gates[start : start + count] + tf.matmul(hidden[:count], recurrent)
-            enter, forget, update, leave = tf.split(sums, 4, axis=1)
-            carry = tf.sigmoid(forget) * carry[:count] + tf.sigmoid(enter) * tf.tanh(update)
-            hidden = tf.sigmoid(leave) * tf.tanh(carry)
+            hidden, carry = lstm_cell(sums, carry[:count])
             written = (each.write(place, value) for each, value in zip(kept, (sums, hidden, carry), strict=True))
             return place + 1, hidden, carry, *written
 

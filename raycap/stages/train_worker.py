@@ -10,11 +10,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import ray.train
+from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 
 from raycap.cider import CiderD
@@ -87,6 +89,9 @@ class _Data:
 
     @property
     def steps_an_epoch(self) -> int:
+        """Steps; 0 where the learning rate does not ask for it, as features are listed to know."""
+        if self._config.schedule == "constant":
+            return 0
         num_photos = len(self._train.keys() & set(self.features.image_ids()))
         return -(-num_photos // self._config.global_batch_size)
 
@@ -108,16 +113,20 @@ class _Data:
     def dev_captions(self, fitter: Any) -> tuple[list[str], list[Sequence[str]]]:
         """Return a caption of each dev photo, and people's."""
         references = self.prepared.references("dev")
-        hypotheses: list[str] = []
-        wanted: list[Sequence[str]] = []
-        for shard in self.features.iter_shards(wanted=references.keys()):
-            if shard.image_ids:
-                hypotheses += fitter.caption(shard.features, self.prepared.tokenizer)
-                wanted += [references[image_id] for image_id in shard.image_ids]
-        return hypotheses, wanted
+        image_ids: list[str] = []
 
+        def features() -> Iterator[NDArray[np.float32]]:
+            for shard in self.features.iter_shards(wanted=references.keys()):
+                if shard.image_ids:
+                    image_ids.extend(shard.image_ids)
+                    yield shard.features
+
+        hypotheses = fitter.caption(features(), self.prepared.tokenizer)
+        return hypotheses, [references[image_id] for image_id in image_ids]
+
+    @cached_property
     def reward(self) -> CiderD:
-        """Return CIDEr-D of token ids, their weights by the training captions."""
+        """CIDEr-D of token ids, their weights by the training captions."""
         return CiderD([sequence[1:] for sequence in sequences] for sequences in self._train.values())
 
 
@@ -207,7 +216,7 @@ class _Worker:
             reward = self._fitter.tune_epoch(
                 epoch,
                 batches,
-                self._data.reward(),
+                self._data.reward,
                 self._data.prepared.tokenizer,
                 on_step=lambda captions, reward: count(captions, f"CIDEr-D {reward:.3f}"),
             )
