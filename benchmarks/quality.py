@@ -15,7 +15,7 @@ from typing import Any
 
 METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d")
 PAPER, BEST = ("--preset", "paper"), ("--preset", "best")
-DECODED = {"--evaluate.beam-width", "--length-penalty"}
+DECODED = {"--evaluate.beam-width", "--length-penalty", "--no-repeat-ngram"}
 CIDER = ("--cider-epochs", "1", "--select-by", "cider_d")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "tutorial": ("--keep-one-letter-words",),
@@ -28,6 +28,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "best": BEST,
     "best, beam 3": (*BEST, "--evaluate.beam-width", "3"),
     "best, length penalty 0.7": (*BEST, "--length-penalty", "0.7"),
+    "best, repeats allowed": (*BEST, "--no-repeat-ngram", "0"),
     "best, no averaged weights": (*BEST, "--weight-average", "0"),
     "best, no label smoothing": (*BEST, "--label-smoothing", "0"),
     "best, dropout 0.5": (*BEST, "--dropout", "0.5"),

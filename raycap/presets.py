@@ -33,6 +33,7 @@ PRESETS: Final[Mapping[str, Mapping[Path, Any]]] = {
         ("train", "label_smoothing"): 0.1,
         ("train", "shuffle_window"): 2048,
         ("evaluate", "decoding", "beam_width"): 5,
+        ("evaluate", "decoding", "no_repeat_ngram"): 2,
     },
 }
 """The options of each preset, by path; all others are the defaults."""
