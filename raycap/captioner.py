@@ -13,6 +13,7 @@ from PIL import Image
 
 from raycap.batching import BatchSizer
 from raycap.config import DecodingConfig, LimitsConfig
+from raycap.consensus import by_consensus
 from raycap.decoders import decoder_of
 from raycap.decoding import sample, search
 from raycap.devices import configure
@@ -24,6 +25,7 @@ from raycap.model import Bundle
 from raycap.photo_decoder import PhotoDecoder
 from raycap.photo_reader import Address, read_photos
 from raycap.schema import PAD_ID
+from raycap.text import FUNCTION_WORDS
 
 Photo: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 """A path or URI, the bytes of a file, what Pillow opened, or an array of uint8: `(height, width)` is grey, with a third
@@ -114,6 +116,11 @@ class Captioner:
     def encoder(self) -> Encoder:
         """The encoder that the bundle was trained with; for the errors of loading it see `reload_encoder`."""
         return reload_encoder(self.bundle.card.encoder, file=self._encoder_file)
+
+    @cached_property
+    def _meaningful(self) -> tuple[int, ...]:
+        """Tokens that carry meaning."""
+        return tuple(number for word, number in self.bundle.tokenizer.ids.items() if word not in FUNCTION_WORDS)
 
     # fmt: off
     @overload
@@ -218,6 +225,7 @@ class Captioner:
             "max_length": max_length,
             "min_words": decoding.min_length - 2,
             "no_repeat_ngram": decoding.no_repeat_ngram,
+            "once": self._meaningful if decoding.no_repeat_words else (),
             "forbidden": (PAD_ID,),
         }
         step, state = self._steps.start(features)
@@ -234,6 +242,8 @@ class Captioner:
         else:
             beam_width, penalty = decoding.beam_width, decoding.length_penalty
             found = search(step, state, beam_width=beam_width, length_penalty=penalty, **options)
+            if decoding.consensus:
+                found = [by_consensus(each, decoding.consensus) for each in found]
         return [
             [
                 GeneratedCaption(tokenizer.decode(each.tokens), each.log_prob, len(each.tokens))

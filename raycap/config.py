@@ -221,6 +221,11 @@ class DecodingConfig:
     """Tokens at most, start and end included; by default the longest training caption's."""
     no_repeat_ngram: int = 0
     """No sequence of this many words comes twice in a caption; 0 allows any."""
+    no_repeat_words: bool = False
+    """No word comes twice in a caption but articles, prepositions and their like, which are English."""
+    consensus: float = 0.0
+    """Choose the caption that says most of what the beam's other captions say, each weighing as much as its
+    probability to this power, such as 0.4; 0 chooses the most probable."""
     num_captions: int = 1
     """Captions of each photo; those after the first are its `alternatives`."""
     sample: bool = False
@@ -240,6 +245,10 @@ class DecodingConfig:
         _require(self.min_length >= 2, f"--min-length is {self.min_length}; start and end are 2 tokens")
         _require(longest >= max(3, self.min_length), f"--max-length is {longest}; give 3 and --min-length or more")
         _require(self.no_repeat_ngram >= 0, f"--no-repeat-ngram is {self.no_repeat_ngram}; give 0 or more")
+        _require(self.consensus >= 0, f"--consensus is {self.consensus:g}; give 0 or more")
+        _require(
+            not (self.consensus and self.sample), "--consensus compares the captions of a beam; leave out --sample"
+        )
         _require(1e-6 <= self.temperature <= 1e6, f"--temperature is {self.temperature:g}; give 1e-6 to 1e6")
         _require(self.top_k >= 0, f"--top-k is {self.top_k}; give 0 or more")
         _require(0 < self.top_p <= 1, f"--top-p is {self.top_p:g}; give more than 0, and 1 at most")

@@ -102,6 +102,7 @@ def search(
     length_penalty: float = 0.0,
     min_words: int = 1,
     no_repeat_ngram: int = 0,
+    once: Collection[int] = (),
     forbidden: Collection[int] = (),
 ) -> list[list[Hypothesis]]:
     """Return the best hypotheses of each photo, best first.
@@ -120,6 +121,7 @@ def search(
         length_penalty: 0 ranks by log-probability alone.
         min_words: words before the end token may come.
         no_repeat_ngram: no sequence of this many words comes twice in a hypothesis; 0 allows any.
+        once: tokens of which none comes twice in a hypothesis.
         forbidden: more tokens never to generate (padding).
 
     Returns:
@@ -128,7 +130,7 @@ def search(
     Reference:
         Wu et al. 2016, arXiv:1609.08144, section 7 (length normalisation; ours is the plain power).
     """
-    rules = _Rules(end_id, (start_id, *forbidden), min_words, no_repeat_ngram)
+    rules = _Rules(end_id, (start_id, *forbidden), min_words, no_repeat_ngram, tuple(once))
 
     def advance(beam: _Beam, found: Continuations) -> _Beam:
         return _advance(beam, found, end_id, beam_width, length_penalty)
@@ -150,6 +152,7 @@ def sample(
     top_p: float = 1.0,
     min_words: int = 1,
     no_repeat_ngram: int = 0,
+    once: Collection[int] = (),
     forbidden: Collection[int] = (),
 ) -> list[list[Hypothesis]]:
     """Return hypotheses of each photo drawn at random, the most probable first.
@@ -169,12 +172,13 @@ def sample(
         top_p: draw from the fewest most probable tokens that together have this probability.
         min_words: likewise.
         no_repeat_ngram: likewise.
+        once: likewise.
         forbidden: likewise.
 
     Reference:
         Holtzman et al. 2020, arXiv:1904.09751, section 3.1 (top-p, nucleus sampling).
     """
-    rules = _Rules(end_id, (start_id, *forbidden), min_words, no_repeat_ngram)
+    rules = _Rules(end_id, (start_id, *forbidden), min_words, no_repeat_ngram, tuple(once))
     num_samples = uniforms.shape[1]
 
     def advance(beam: _Beam, found: Continuations) -> _Beam:
@@ -210,6 +214,9 @@ def _draw(
     return drawn
 
 
+_NONE = np.zeros((2, 0), np.int64)
+
+
 @dataclass(frozen=True)
 class _Rules:
     """Which tokens may not come next."""
@@ -218,6 +225,7 @@ class _Rules:
     never: tuple[int, ...]
     min_words: int
     no_repeat_ngram: int
+    once: tuple[int, ...]
 
     def wanted(self, tokens: NDArray[np.int32], count: int | None) -> Wanted:
         """Return what to ask for after `tokens`, `(rows, length)`, to have `count` continuations."""
@@ -240,14 +248,18 @@ class _Rules:
         return len(tokens[0]) - 1 < self.min_words
 
     def _repeats(self, tokens: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return rows and tokens that would repeat an n-gram of their row."""
+        """Return rows and tokens that would repeat an n-gram of their row, or a token that may come once."""
+        said = tokens[:, 1:]
+        rows, places = np.nonzero(np.isin(said, self.once)) if self.once else _NONE
+        repeats = [(rows, said[rows, places])]
         size = self.no_repeat_ngram
-        if not 0 < size <= tokens.shape[1] - 1:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        windows = np.lib.stride_tricks.sliding_window_view(tokens[:, 1:], size, axis=1)
-        tail = tokens[:, tokens.shape[1] - size + 1 :]
-        rows, places = np.nonzero(np.all(windows[:, :, :-1] == tail[:, np.newaxis], axis=2))
-        return rows, windows[rows, places, -1].astype(np.int64)
+        if 0 < size <= said.shape[1]:
+            windows = np.lib.stride_tricks.sliding_window_view(said, size, axis=1)
+            tail = tokens[:, tokens.shape[1] - size + 1 :]
+            rows, places = np.nonzero(np.all(windows[:, :, :-1] == tail[:, np.newaxis], axis=2))
+            repeats.append((rows, windows[rows, places, -1]))
+        all_rows, all_tokens = (np.concatenate(each).astype(np.int64) for each in zip(*repeats, strict=True))
+        return all_rows, all_tokens
 
 
 def _run(

@@ -17,6 +17,15 @@ TOKENIZER_FILE: Final = "tokenizer.json"
 Words = Sequence[str]
 """A caption as words."""
 
+_FUNCTION_WORDS = """
+a an the this that these those and or but while as is are was were be been being has have having do does at by for from
+in into of off on onto out over to through toward towards up down under upon with without about above across after
+against along among around before behind below beneath beside between beyond during inside near next outside past he she
+it they him her them his hers its their who which whose there other another each both all some
+"""
+FUNCTION_WORDS: Final = frozenset(_FUNCTION_WORDS.split())
+"""English words that a sentence may well say twice; all others carry its meaning."""
+
 _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 

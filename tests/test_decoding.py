@@ -657,3 +657,24 @@ def test_samples_leave_when_all_of_a_photo_have_ended():
     found = draw(step, uniforms(3, 2))
     assert step.rows == [6, 6, 4, 2]
     assert [[len(each.tokens) for each in hypotheses] for hypotheses in found] == [[3, 3], [1, 1], [2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("once", "no_repeat_ngram", "tokens"),
+    [
+        ((A,), 0, (A, *(B,) * 10)),
+        ((A, B), 0, (A, B, *(C,) * 9)),
+        ((A, B, C), 0, (A, B, C)),
+        ((B,), 2, (A, A, B, A, C, A)),
+        ((A,), 2, (A, B, B, C, B)),
+    ],
+)
+def test_a_word_that_may_come_once(once, no_repeat_ngram, tokens):
+    step = after(SAME_WORD)
+    assert best(step, once=once, no_repeat_ngram=no_repeat_ngram, max_length=12).tokens == tokens
+
+
+@pytest.mark.parametrize("beam_width", [1, 3])
+def test_words_that_may_all_come_once_are_ngrams_of_one_word(beam_width):
+    options = {"num_photos": 6, "beam_width": beam_width, "max_length": 12}
+    assert run(noise(seed=11), once=(A, B, C), **options) == run(noise(seed=11), no_repeat_ngram=1, **options)

@@ -12,6 +12,7 @@ def test_by_hand():
         "distinct_1": 4 / 8,
         "distinct_2": 3 / 5,  # a dog, dog runs, a cat
         "seen_in_training": 1 / 4,
+        "repeats_a_word": 0,
         "mean_length": 2.0,
         "vocabulary_used": 4,
         "vocabulary_share": 2 / 4,
@@ -22,3 +23,8 @@ def test_by_hand():
 def test_too_few_words_for_pairs_are_no_error(captions):
     found = diversity(captions, training=set(), vocabulary=[])
     assert found["distinct_2"] == found["seen_in_training"] == found["vocabulary_share"] == 0
+
+
+def test_only_words_that_carry_meaning_count_as_repeated():
+    captions = [["a", "dog", "and", "a", "cat"], ["a", "dog", "and", "a", "dog"]]
+    assert diversity(captions, training=set(), vocabulary=[])["repeats_a_word"] == 1 / 2

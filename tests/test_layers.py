@@ -16,7 +16,7 @@ PACKAGE = ROOT / "raycap"
 STAGES = ("stages.prepare", "stages.extract", "stages.train", "stages.evaluate", "stages.caption")
 LAYERS = {
     0: "schema errors locations options config tool_config presets",
-    1: """averaging self_critical
+    1: """averaging consensus self_critical
         encoder_card model_card datasets caption_files scenes images text sequences features metrics storage runs
         parquet shards prepared progress input_sizes diagram decoding threads top_words photo_sources photo_tables
         photo_reader photo_decoder time_limit batching sidecars caption_formats sole_writer saved_models readers uploads
