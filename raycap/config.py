@@ -183,6 +183,9 @@ class TrainConfig:
     """Adam's in these."""
     cider_captions: int = 5
     """Captions of each photo that are compared with each other in these."""
+    num_members: int = 1
+    """Models trained one after another, each from a seed of its own, that choose each word together: the mean of their
+    logits decides."""
     seed: int = 0
     """Seed of weights, order and dropout."""
     shuffle_window: int = 8192
@@ -199,6 +202,7 @@ class TrainConfig:
     """Times that training goes on from the last epoch after a worker dies."""
 
     def __post_init__(self) -> None:
+        _require(self.num_members >= 1, f"--num-members is {self.num_members}; give 1 or more")
         _require(0 <= self.weight_average < 1, f"--weight-average is {self.weight_average:g}; give 0 to below 1")
         _require(self.cider_captions >= 2, f"--cider-captions is {self.cider_captions}; give 2 or more to compare")
         _require(

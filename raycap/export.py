@@ -102,10 +102,15 @@ def convertible(model: Any) -> Any:
             return keras.layers.Rescaling((1 / deviation).tolist(), (-mean / deviation).tolist(), name=layer.name)
         return type(layer).from_config(options)
 
-    copy = keras.models.clone_model(model, clone_function=clone)
-    for layer in copy.layers:
-        if not isinstance(layer, keras.layers.Rescaling):
-            layer.set_weights(model.get_layer(layer.name).get_weights())
+    def fill(copy: Any, model: Any) -> None:
+        for layer in copy.layers:
+            if isinstance(layer, keras.Model):  # of an ensemble
+                fill(layer, model.get_layer(layer.name))
+            elif not isinstance(layer, keras.layers.Rescaling):
+                layer.set_weights(model.get_layer(layer.name).get_weights())
+
+    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    fill(copy, model)
     copy([np.zeros((1, *model.inputs[0].shape[1:]), np.float32), np.ones((1, 1), np.int32)])  # as Keras' exporter asks
     return copy
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ from numpy.typing import NDArray
 from raycap.averaging import WeightAverage, assign
 from raycap.cider import CiderD
 from raycap.config import TrainConfig
-from raycap.decoders import Steps, build_model, decoder_of
+from raycap.decoders import build_model, decoder_of
 from raycap.decoders.normalization import Moments
+from raycap.decoders.steps import Steps
 from raycap.decoding import Hypothesis, search
+from raycap.dev_loss import DevLoss, Loss, batch_signature
 from raycap.losses import negative_log_likelihood, uniform_penalty
 from raycap.schema import PAD_ID
 from raycap.self_critical import compare
@@ -30,19 +31,6 @@ _OPTIMIZER = "optimizer.npz"
 _AVERAGE = "average.npz"
 _PROGRESS = "progress.json"
 _LEAST_LEARNING_RATE = 0.05  # of the highest, at the end of the cosine
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A sum of negative log-likelihoods, in nats, and the number of words it is over."""
-
-    total: float
-    num_targets: int
-
-    @property
-    def mean(self) -> float:
-        """Nats a word."""
-        return self.total / max(self.num_targets, 1)
 
 
 class Fitter:
@@ -80,13 +68,8 @@ class Fitter:
         self._forcing = decoder_of(self.model).forcing(self.model)
         self._next_word = self.model.get_layer("next_word")
         self._average = WeightAverage(self.model.trainable_variables, config.weight_average)
-        self._signature = [
-            tf.TensorSpec([None, *feature_shape], tf.float32),
-            tf.TensorSpec([None], tf.int32),
-            tf.TensorSpec([None, None], tf.int32),
-            tf.TensorSpec([None, None], tf.int32),
-        ]
-        self._dev_step = tf.function(self._dev_loss, input_signature=self._signature)
+        self._signature = batch_signature(feature_shape)
+        self._dev_loss = DevLoss(self._forcing, self._vocabulary, feature_shape)
         self._train_step = self._compile(self._likelihood)
 
     def _make_optimizer(self, learning_rate: Any) -> Any:
@@ -220,13 +203,9 @@ class Fitter:
 
     def evaluate(self, batches: Iterable[PackedBatch]) -> Loss:
         """Return the exact loss over all workers, without dropout or label smoothing."""
-        total = 0.0
-        num_targets = 0
         with self._average.held():
-            for batch in batches:
-                total += float(self._dev_step(batch.features, batch.photos, batch.tokens, batch.targets))
-                num_targets += batch.num_targets
-        return Loss(self.sum_over_workers(total), num_targets)
+            mine = self._dev_loss(batches)
+        return Loss(self.sum_over_workers(mine.total), mine.num_targets)
 
     def keep_best(self, folder: Path) -> None:
         """Write the weights as those of the best epoch."""
@@ -270,10 +249,6 @@ class Fitter:
 
     def _vocabulary(self) -> tuple[Any, Any]:
         return tf.convert_to_tensor(self._next_word.kernel), tf.convert_to_tensor(self._next_word.bias)
-
-    def _dev_loss(self, features: Any, photos: Any, tokens: Any, targets: Any) -> Any:
-        hidden, _, labels = self._forcing(features, photos, tokens, targets, training=False)
-        return tf.reduce_sum(negative_log_likelihood(hidden, *self._vocabulary(), labels))
 
     def _likelihood(self, features: Any, photos: Any, tokens: Any, targets: Any, _: Any) -> tuple[Any, Any]:
         """Return the negative log-likelihood of the words, and the same with label smoothing, in nats."""

@@ -107,7 +107,7 @@ def _stages(config: RunConfig) -> list[_Stage]:
             "train",
             train,
             config.train,
-            ("bundle/", "checkpoints/", "tensorboard/", "history.json", "model.svg"),
+            ("bundle/", "checkpoints/", "members/", "tensorboard/", "history.json", "model.svg"),
             say_train,
         ),
         _Stage("evaluate", evaluate, config.evaluate, ("scores.json", "hypotheses.parquet"), None),

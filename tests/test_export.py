@@ -16,7 +16,7 @@ from raycap import export as module
 from raycap import storage
 from raycap.cli import main
 from raycap.config import ModelConfig
-from raycap.decoders import build_model
+from raycap.decoders import build_model, ensemble
 from raycap.errors import ConflictError, InputError, RaycapError
 from raycap.export import export
 from raycap.tool_config import ExportConfig
@@ -72,6 +72,18 @@ def test_outputs_are_equal_in_every_form(kind: str, config: ModelConfig, tmp_pat
         np.testing.assert_allclose(found, model([feature, tokens], training=False), atol=1e-4)
         longer = np.pad(tokens, ((0, 0), (0, 3)))  # padding on the right changes nothing before it
         np.testing.assert_allclose(run(feature, longer)[:, : tokens.shape[1]], found, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["savedmodel", "onnx"])
+def test_an_ensemble_too(kind: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    moments = rng.normal(size=DIM).astype(np.float32), rng.random(DIM).astype(np.float32)
+    models = [build_model(OPTIONS[2], vocab_size=WORDS, feature_shape=(DIM,), moments=moments) for _ in range(2)]
+    model = ensemble.combine(models)
+    module._WRITERS[kind](model, tmp_path / FILES[kind])
+    run = opened(kind, tmp_path / FILES[kind])
+    for feature, tokens in inputs(WORDS, DIM, seed=1):
+        np.testing.assert_allclose(run(feature, tokens), model([feature, tokens], training=False), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -26,8 +26,8 @@ LAYERS = {
         reporting.scoring reporting.facts reporting.page reporting.report""",
     2: """devices feature_maps encoder decoders.normalization decoders.packed_lstm decoders.places decoders.vocabulary
         decoders.merge decoders.merge_forcing decoders.merge_steps
-        decoders.attention decoders.attention_steps decoders
-        losses model fitting captioner operators
+        decoders.attention decoders.attention_steps decoders.steps decoders.ensemble decoders
+        losses dev_loss model fitting captioner operators
         export""",  # what runs models; knows no Ray
     3: "cluster board pipeline stages.train_worker",  # what runs on Ray, and is called by the stages
     4: " ".join(STAGES),
@@ -43,6 +43,7 @@ TENSORFLOW_SIDE = (
     "encoder",
     "model",
     "losses",
+    "dev_loss",
     "decoders.normalization",
     "decoders.packed_lstm",
     "decoders.places",
@@ -52,6 +53,8 @@ TENSORFLOW_SIDE = (
     "decoders.merge_steps",
     "decoders.attention",
     "decoders.attention_steps",
+    "decoders.steps",
+    "decoders.ensemble",
     "decoders",
     "fitting",
     "captioner",

@@ -1,5 +1,6 @@
 """Training beyond the tutorial's: a decoder with attention, chosen by its captions, then raised in CIDEr-D."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def small(prepared: Path, regions: Path, out: Path, **options: Any) -> TrainConf
     return replace(config, **options)
 
 
+@pytest.mark.slow
 def test_the_epoch_whose_captions_are_best_is_kept(
     ray_cluster: None, prepared: Path, regions: Path, tmp_path: Path
 ) -> None:
@@ -69,6 +71,32 @@ def test_the_epoch_whose_captions_are_best_is_kept(
     scores = score_all([said[name] for name in said], [references[name] for name in said])["standard"]
     assert scores["cider_d"] == pytest.approx(best["cider_d"], abs=1e-6)
     assert scores["bleu_4"] == pytest.approx(best["bleu_4"], abs=1e-6)
+
+
+def test_members_are_trained_apart_and_bundled_together(
+    ray_cluster: None, prepared: Path, regions: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"epochs": 2, "cider_epochs": 0, "select_by": "dev_loss"}
+    config = small(prepared, regions, tmp_path / "both", num_members=2, **options)
+    result = train(config)
+    parts = [read_json(str(tmp_path / f"both/members/{number}/history.json")) for number in (1, 2)]
+    assert [(entry["member"], entry["epoch"]) for entry in result.history] == [(1, 1), (1, 2), (2, 3), (2, 4)]
+    losses = [entry["dev_loss"] for entry in result.history]
+    assert losses == [entry["dev_loss"] for part in parts for entry in part["history"]]
+    assert losses[0] != losses[2]  # another seed
+    assert result.best_epoch == 1 + int(np.argmin(losses))
+    # of equally weighed logits the loss is no worse than the members' mean
+    assert result.best_dev_loss < np.mean([part["best_dev_loss"] for part in parts])
+    assert (tmp_path / "both/model.svg").exists()
+    bundle = Bundle.load(str(tmp_path / "both"))
+    assert bundle.card.metrics["dev_loss"] == result.best_dev_loss
+    card = Bundle.load(str(tmp_path / "both/members/2")).card
+    assert (card.training["seed"], card.training["num_members"]) == (1, 1)
+    # what is there is not done again
+    (tmp_path / "both/bundle/card.json").unlink()
+    record = read_json(str(tmp_path / "both/run.json"))
+    (tmp_path / "both/run.json").write_text(json.dumps(record | {"result": None}))
+    assert train(config).history == result.history
 
 
 @pytest.mark.slow

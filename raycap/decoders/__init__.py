@@ -7,32 +7,19 @@ and a word at a time for many hypotheses at once, in decoding. Knows neither Ray
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Final
 
 from raycap.config import ModelConfig
-from raycap.decoders import attention, merge
+from raycap.decoders import attention, ensemble, merge
 from raycap.decoders.attention_steps import AttentionSteps
 from raycap.decoders.merge_forcing import MergeForcing
 from raycap.decoders.merge_steps import MergeSteps
 from raycap.decoders.normalization import Moments
 from raycap.decoders.places import Forcing
-from raycap.decoding import State, StepFunction
+from raycap.decoders.steps import Steps
 from raycap.errors import FormatError
 
 _SUFFIX: Final = "_model"
-
-
-class Steps(Protocol):
-    """A decoder a word at a time."""
-
-    def start(self, features: NDArray[np.float32]) -> tuple[StepFunction, State]:
-        """Return the step function of one search over some photos, and its state before the first word."""
-
-    def refresh(self) -> None:
-        """Take the weights anew, after training changed them."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +27,7 @@ class Decoder:
     """One kind of decoder.
 
     Attributes:
-        build: returns a model; see `merge.build`.
+        build: returns a model; see `merge.build`, and for what is built of trained models `ensemble.combine`.
         forcing: takes a model; see `places.Forcing`.
         steps: takes a model, and `num_threads`.
         layers: names of the layers that a model of this kind has.
@@ -78,7 +65,20 @@ def decoder_of(model: Any) -> Decoder:
     Raises:
         FormatError: if it is of none, or lacks layers.
     """
-    decoder = DECODERS.get(model.name.removesuffix(_SUFFIX))
+    decoder = _ENSEMBLE if model.name == ensemble.NAME else DECODERS.get(model.name.partition(_SUFFIX)[0])
     if decoder is None or decoder.layers - {layer.name for layer in model.layers}:
         raise FormatError(f"{model.name} is no decoder of raycap's")
     return decoder
+
+
+def _forcing_together(model: Any) -> Forcing:
+    return ensemble.EnsembleForcing([decoder_of(each).forcing(each) for each in ensemble.members(model)])
+
+
+def _steps_together(model: Any, *, num_threads: int | None = None) -> Steps:
+    models = ensemble.members(model)
+    steps = [decoder_of(each).steps(each, num_threads=num_threads) for each in models]
+    return ensemble.EnsembleSteps(models, steps, num_threads=num_threads)
+
+
+_ENSEMBLE: Final = Decoder(ensemble.combine, _forcing_together, _steps_together, frozenset({"mean_logits"}))

@@ -9,19 +9,16 @@ from numpy.typing import NDArray
 
 from raycap.decoders.attention import photo_side
 from raycap.decoders.packed_lstm import lstm_cell
-from raycap.decoders.vocabulary import Top, vocabulary
-from raycap.decoding import Continuations, State, StepFunction, Wanted
+from raycap.decoders.steps import Advance, Steps
+from raycap.decoders.vocabulary import vocabulary
+from raycap.decoding import State
 from raycap.threads import Threads
 
 _PHOTOS_A_CALL = 256
 
 
-class AttentionSteps:
-    """An attention model's layers; what a photo adds to the LSTM's gates, and to what is merged, is worked out once.
-
-    Attributes:
-        top: the layer over the vocabulary.
-    """
+class AttentionSteps(Steps):
+    """An attention model's layers; what a photo adds to the LSTM's gates, and to what is merged, is worked out once."""
 
     def __init__(self, model: Any, *, num_threads: int | None = None) -> None:
         """Take the layers of an attention model.
@@ -40,14 +37,10 @@ class AttentionSteps:
 
     def refresh(self) -> None:
         """Take the weights anew, after they have changed."""
-        self.top: Top = vocabulary(*self._layer("next_word").get_weights(), threads=self._threads)
+        self.top = vocabulary(*self._layer("next_word").get_weights(), threads=self._threads)
 
-    def start(self, features: NDArray[np.float32]) -> tuple[StepFunction, State]:
-        """Return the step function of one search, and its state before the first word.
-
-        Args:
-            features: `(photos, num_regions, dim)` float32.
-        """
+    def begin(self, features: NDArray[np.float32]) -> tuple[Advance, State]:
+        """Return what takes one search a word further, and its state before the first word; see `Steps`."""
         starts = range(0, len(features), _PHOTOS_A_CALL)
         parts = [self._photo_side(features[i : i + _PHOTOS_A_CALL]) for i in starts]
         photos = tuple(tf.concat(each, axis=0) for each in zip(*parts, strict=True))
@@ -85,12 +78,12 @@ class AttentionSteps:
 
 
 class _Search:
-    """The step function of one search: its state is each hypothesis' photo, hidden and carry."""
+    """One search, a word further at each call: its state is each hypothesis' photo, hidden and carry."""
 
     def __init__(self, steps: AttentionSteps, photos: tuple[Any, ...]) -> None:
         self._steps, self._photos = steps, photos
 
-    def __call__(self, tokens: NDArray[np.int32], state: State, wanted: Wanted) -> tuple[Continuations, State]:
+    def __call__(self, tokens: NDArray[np.int32], state: State) -> tuple[NDArray[np.float32], State]:
         rows, *memory = state
         merged, hidden, carry = self._steps.advance(tokens, rows, *memory, *self._photos)
-        return self._steps.top(merged.numpy(), wanted), (rows, hidden.numpy(), carry.numpy())
+        return merged.numpy(), (rows, hidden.numpy(), carry.numpy())

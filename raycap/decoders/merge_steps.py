@@ -7,14 +7,15 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from raycap.decoders.vocabulary import Top, vocabulary
-from raycap.decoding import Continuations, State, StepFunction, Wanted
+from raycap.decoders.steps import Advance, Steps
+from raycap.decoders.vocabulary import vocabulary
+from raycap.decoding import State
 from raycap.threads import Threads
 
 _PHOTOS_A_CALL = 256
 
 
-class MergeSteps:
+class MergeSteps(Steps):
     """A merge model, with all that does not depend on the words before folded into its weights.
 
     The model's LSTM never sees the photo, so hypotheses with equal words share its state; embedding and input kernel
@@ -28,7 +29,6 @@ class MergeSteps:
         inputs: `(vocab_size, 4 * units)` float32, what a word adds to the LSTM's gates.
         recurrent: `(units, 4 * units)` float32, of the LSTM.
         words_part: `(units, units)` float32, what the merging layer does to the LSTM's output.
-        top: the layer over the vocabulary.
         threads: do the work on a CPU.
     """
 
@@ -57,14 +57,10 @@ class MergeSteps:
         units = len(self.recurrent)
         concatenates = len(merged) == 2 * units
         self._photo_part, self.words_part = (merged[:units], merged[units:]) if concatenates else (merged, merged)
-        self.top: Top = vocabulary(*layer("next_word").get_weights(), threads=self.threads)
+        self.top = vocabulary(*layer("next_word").get_weights(), threads=self.threads)
 
-    def start(self, features: NDArray[np.float32]) -> tuple[StepFunction, State]:
-        """Return the step function of one search, and its state before the first word.
-
-        Args:
-            features: `(photos, dim)` or `(photos, num_regions, dim)` float32.
-        """
+    def begin(self, features: NDArray[np.float32]) -> tuple[Advance, State]:
+        """Return what takes one search a word further, and its state before the first word; see `Steps`."""
         starts = range(0, len(features), _PHOTOS_A_CALL)
         photos = np.concatenate(
             [self._photo_side(features[i : i + _PHOTOS_A_CALL], self._photo_part).numpy() for i in starts]
@@ -74,7 +70,7 @@ class MergeSteps:
 
 
 class _Search:
-    """The step function of one search.
+    """One search, a word further at each call.
 
     Its state is which photo a hypothesis is of, and which of the prefixes of the last call it continues; what belongs
     to the prefixes is kept here.
@@ -84,7 +80,7 @@ class _Search:
         self._weights, self._photos = weights, photos
         self._hidden = self._carry = np.zeros((1, len(weights.recurrent)), np.float32)
 
-    def __call__(self, tokens: NDArray[np.int32], state: State, wanted: Wanted) -> tuple[Continuations, State]:
+    def __call__(self, tokens: NDArray[np.int32], state: State) -> tuple[NDArray[np.float32], State]:
         weights = self._weights
         photos, prefixes = state
         vocab_size = len(weights.inputs)
@@ -105,7 +101,7 @@ class _Search:
             return (np.maximum(merged, 0.0, out=merged),)
 
         (merged,) = weights.threads.rows(merge, len(photos))
-        return weights.top(merged, wanted), (photos, prefixes)
+        return merged, (photos, prefixes)
 
 
 def _lstm(gates: NDArray[np.float32], carry: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

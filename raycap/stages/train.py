@@ -3,10 +3,11 @@
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow.compute as pc
+import ray
 import ray.train
 
 from raycap.board import watched_board
@@ -21,7 +22,7 @@ from raycap.progress import Progress, printable, say
 from raycap.runs import Run, short_hash
 from raycap.schema import HISTORY_FILE
 from raycap.sole_writer import sole_writer
-from raycap.stages.train_worker import run_worker
+from raycap.stages.train_worker import combine_members, member_folder, run_worker
 from raycap.storage import delete_folder, read_json
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -35,9 +36,9 @@ class TrainResult:
     """What training came to.
 
     Attributes:
-        best_epoch: whose weights the bundle holds, counted from 1.
-        best_dev_loss: nats a word, every dev caption once.
-        history: an entry an epoch.
+        best_epoch: whose weights the bundle holds, counted from 1; of several members the best epoch of all.
+        best_dev_loss: nats a word, every dev caption once; of several members that of all together.
+        history: an entry an epoch; epochs of further members are counted on.
         peak_memory_bytes: of the first worker's process.
     """
 
@@ -50,7 +51,8 @@ class TrainResult:
 def train(config: TrainConfig) -> TrainResult:
     """Train a captioner and write its bundle.
 
-    Writes `bundle/`, `history.json`, `tensorboard/`, `model.svg` and `run.json` under `config.out`. Killed and run
+    Writes `bundle/`, `history.json`, `tensorboard/`, `model.svg` and `run.json` under `config.out`; of several members,
+    the same of each under `members/`, and one `bundle/`, `history.json` and `model.svg` of all. Killed and run
     again with the same configuration it goes on from the last finished epoch, or from one before it if that ended less
     than about two seconds ago, which Ray Train takes to note it; finished, it does nothing.
 
@@ -89,7 +91,10 @@ def train(config: TrainConfig) -> TrainResult:
             return TrainResult(**run.result)
         run.save()
         connect()
-        _fit(config, name=f"train-{short_hash(run.identity)}", num_captions=num_captions)
+        if config.num_members == 1:
+            _fit(config, name=f"train-{short_hash(run.identity)}", num_captions=num_captions)
+        else:
+            _fit_members(config)
         result = TrainResult(**_read_outcome(config.out))
         run.save(asdict(result))
         delete_folder(join(config.out, CHECKPOINTS_FOLDER))
@@ -114,13 +119,30 @@ def _check_coverage(prepared: Prepared, features: FeatureSet, present: set[str])
     return num_captions
 
 
+def _fit_members(config: TrainConfig) -> None:
+    """Train each member, as far as it is not there, and write the bundle of all."""
+    for number in range(1, config.num_members + 1):
+        say(f"model {number} of {config.num_members}")
+        out = member_folder(config, number)
+        train(replace(config, num_members=1, seed=config.seed + number - 1, out=out))
+    cpus, num_threads = _share(config)
+    resources = {"num_cpus": min(num_threads, cpus), "num_gpus": 1 if config.use_gpu else 0}
+    with own_errors():
+        ray.get(ray.remote(**resources)(combine_members).remote(config, num_threads))
+
+
+def _share(config: TrainConfig) -> tuple[float, int]:
+    """Return the CPUs that there are, and the threads of each worker."""
+    now = Capacity.with_at_least(num_gpus=config.num_workers if config.use_gpu else 0)
+    cpus = sum(now.cpus)
+    return cpus, config.cpus_per_worker or max(1, int(min(cpus / config.num_workers, max(now.cpus))))
+
+
 def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
     with without_chatter():
         from ray.train.tensorflow import TensorflowTrainer  # imports TensorFlow, which takes seconds
 
-    now = Capacity.with_at_least(num_gpus=config.num_workers if config.use_gpu else 0)
-    cpus = sum(now.cpus)
-    threads = config.cpus_per_worker or max(1, int(min(cpus / config.num_workers, max(now.cpus))))
+    cpus, threads = _share(config)
     epochs_said = 0
 
     with Progress("train", num_captions, unit="captions") as progress:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -30,10 +30,11 @@ from raycap.prepared import Prepared
 from raycap.runs import require_record, versions
 from raycap.schema import HISTORY_FILE
 from raycap.sequences import PackedBatch, encode_captions, packed_batches, stream_photos
-from raycap.storage import upload_folder, write_json, write_text
+from raycap.storage import read_json, upload_folder, write_json, write_text
 
 TENSORBOARD_FOLDER: Final = "tensorboard"
 DIAGRAM_FILE: Final = "model.svg"
+_MEMBERS_FOLDER: Final = "members"
 _DEV_BATCH_SIZE = 64
 _LOGGED = {"train_loss", "train_cider_d", "dev_loss", "cider_d", "bleu_4", "captions_per_s", "input_wait_s"}
 _LIKELIHOOD, _CIDER = "likelihood", "cider_d"
@@ -302,6 +303,49 @@ class _Worker:
         self._shown_at = time.monotonic()
         done = num_captions * ray.train.get_context().get_world_size()
         self._board.put.remote({"epoch": epoch, "done": done, "note": note, "history": self._history})
+
+
+def member_folder(config: TrainConfig, number: int) -> str:
+    """Return what the member with a number, from 1, writes."""
+    return join(config.out, _MEMBERS_FOLDER, str(number))
+
+
+def combine_members(config: TrainConfig, num_threads: int) -> None:
+    """Write the bundle of all members as one model, and a history of all; what runs in a process of its own.
+
+    Args:
+        config: whose members are trained.
+        num_threads: that TensorFlow may take.
+    """
+    import tensorflow as tf
+
+    from raycap.decoders import decoder_of, ensemble
+    from raycap.dev_loss import DevLoss
+    from raycap.devices import configure
+    from raycap.model import Bundle
+
+    configure(None if config.use_gpu else num_threads)
+    folders = [member_folder(config, number) for number in range(1, config.num_members + 1)]
+    histories = [read_json(join(folder, HISTORY_FILE)) for folder in folders]
+    bundles = [Bundle.load(folder) for folder in folders]
+    model = ensemble.combine([bundle.model for bundle in bundles])
+    kernel, bias = map(tf.constant, ensemble.vocabulary_weights(ensemble.members(model)))
+    data = _Data(config, rank=0, num_workers=1)
+    loss = DevLoss(decoder_of(model).forcing(model), lambda: (kernel, bias), data.features.card.shape)
+    dev_loss = loss(data.dev_batches()).mean
+    entries = [{**entry, "member": n} for n, each in enumerate(histories, start=1) for entry in each["history"]]
+    history = [{**entry, "epoch": epoch} for epoch, entry in enumerate(entries, start=1)]
+    metrics = {"dev_loss": dev_loss, "members": [bundle.card.metrics for bundle in bundles]}
+    card = replace(bundles[0].card, training=asdict(config), metrics=metrics, versions=versions())
+    Bundle(model, bundles[0].tokenizer, card).save(join(config.out, BUNDLE_FOLDER))
+    write_text(join(config.out, DIAGRAM_FILE), model_svg(model))
+    outcome = {
+        "best_epoch": min(history, key=lambda entry: entry["dev_loss"])["epoch"],
+        "best_dev_loss": dev_loss,
+        "history": history,
+        "peak_memory_bytes": max(_peak_memory_bytes(), *(each["peak_memory_bytes"] for each in histories)),
+    }
+    write_json(join(config.out, HISTORY_FILE), outcome)
 
 
 def _peak_memory_bytes() -> int:
