@@ -109,6 +109,9 @@ class ExtractConfig:
     spatial: bool = False
     """Keep the encoder's last feature map, a vector a region, for decoders with attention; by default one feature a
     photo."""
+    num_views: int = 1
+    """Views of each photo: the photo, then it mirrored, then crops of it. train learns from all of them, which makes
+    captions of other photos better; everything else uses the first."""
     exif_orientation: bool = False
     """Turn photos as their EXIF orientation says; keras.utils.load_img does not."""
     fast_decode: bool = False
@@ -117,6 +120,9 @@ class ExtractConfig:
     """What features are stored as."""
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.num_views >= 1, f"--num-views is {self.num_views}; give 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from raycap.encoder_card import EncoderCard
 from raycap.errors import FormatError, InputError
 from raycap.locations import join
 from raycap.parquet import list_tables, read_schema, read_table
-from raycap.schema import CARD_KEY, feature_type
+from raycap.schema import CARD_KEY, feature_columns, feature_type
 from raycap.storage import exists
 
 FOLDER = "features"
@@ -75,11 +75,13 @@ class FeatureSet:
         folder: where the shards are.
         shards: their names, sorted.
         card: of the encoder that made all of them.
+        num_views: that each photo has a feature of.
     """
 
     folder: str
     shards: tuple[str, ...]
     card: EncoderCard
+    num_views: int = 1
 
     @classmethod
     def open(cls, location: str) -> Self:
@@ -98,18 +100,25 @@ class FeatureSet:
         shards = tuple(list_tables(folder))
         if not shards:
             raise InputError(f"there are no features in {location}; run raycap extract first")
-        cards = [_read_card(join(folder, name)) for name in shards]
+        cards, views = zip(*(_read_card(join(folder, name)) for name in shards), strict=True)
         for name, card in zip(shards, cards, strict=True):
             cards[0].require_same(card, mine=shards[0], others=name)
-        return cls(folder, shards, cards[0])
+        return cls(folder, shards, cards[0], min(views))
 
-    def read_shard(self, name: str, *, wanted: Collection[str] | None = None) -> FeatureShard:
-        """Return the features of one shard, in its order; only the photos in `wanted`, if given."""
-        table = read_table(join(self.folder, name), columns=["image_id", "feature"])
-        if table["image_id"].null_count or _has_null(table["feature"]):
+    def read_shard(self, name: str, *, wanted: Collection[str] | None = None, view: int = 0) -> FeatureShard:
+        """Return the features of one shard, in its order.
+
+        Args:
+            name: of the shard.
+            wanted: photos; all if None.
+            view: of each photo, below `num_views`; 0 is the photo itself.
+        """
+        column = feature_columns(view + 1)[view]
+        table = read_table(join(self.folder, name), columns=["image_id", column])
+        if table["image_id"].null_count or _has_null(table[column]):
             raise FormatError(f"{join(self.folder, name)} is damaged: it has rows without a feature")
         image_ids = table["image_id"].to_pylist()
-        features = _raw(table["feature"])
+        features = _raw(table[column])
         if wanted is not None:
             rows = [row for row, image_id in enumerate(image_ids) if image_id in wanted]
             image_ids, features = [image_ids[row] for row in rows], features[rows]
@@ -160,19 +169,20 @@ def feature_array(features: Sequence[NDArray[np.float32]] | NDArray[np.float32],
     return column
 
 
-def _read_card(location: str) -> EncoderCard:
-    """Return the card that a shard carries, and whose features it holds."""
+def _read_card(location: str) -> tuple[EncoderCard, int]:
+    """Return the card that a shard carries, and whose features it holds; and the number of its views."""
     schema = read_schema(location)
     metadata = schema.metadata or {}
     if CARD_KEY not in metadata:
         raise FormatError(f"{location} carries no encoder card; it was not written by raycap extract")
     card = EncoderCard.from_json(metadata[CARD_KEY], source=location)
     types = {field.name: field.type for field in schema}
-    if types.get("image_id") != pa.string() or not _is_feature(types.get("feature"), card.shape):
-        columns = ", ".join(f"{name} {kind}" for name, kind in types.items())
+    columns = feature_columns(1 + sum(name.startswith("view_") for name in types))
+    if types.get("image_id") != pa.string() or not all(_is_feature(types.get(each), card.shape) for each in columns):
+        said = ", ".join(f"{name} {kind}" for name, kind in types.items())
         numbers = " x ".join(map(str, card.shape))
-        raise FormatError(f"{location} does not hold features of {numbers} numbers; its columns are {columns:.200}")
-    return card
+        raise FormatError(f"{location} does not hold features of {numbers} numbers; its columns are {said:.200}")
+    return card, len(columns)
 
 
 def _is_feature(kind: pa.DataType | None, shape: tuple[int, ...]) -> bool:

@@ -20,9 +20,10 @@ from raycap.features import feature_array, to_array
 from raycap.photo_decoder import PhotoDecoder
 from raycap.photo_reader import addresses, read_photos
 from raycap.runs import require_record
-from raycap.schema import ALTERNATIVES, GENERATED, feature_schema
+from raycap.schema import ALTERNATIVES, GENERATED, feature_columns, feature_schema
 from raycap.shards import ShardedOutput, shard_name
 from raycap.sidecars import Sidecars
+from raycap.views import view
 
 Operator = Callable[[pa.Table], pa.Table]
 
@@ -90,8 +91,9 @@ class _ModelHolder:
 class EncodePhotos(_ModelHolder):
     """Compute the feature of each photo.
 
-    Reads `image`, `error_type`; adds `feature`, a fixed-size list, or of a spatial encoder one of such lists (zeros
-    where a photo failed); drops `image`. The encoder's card goes into the schema's metadata.
+    Reads `image_id`, `image`, `error_type`; adds `feature`, a fixed-size list, or of a spatial encoder one of such
+    lists (zeros where a photo failed), and such a column for each further view; drops `image`. The encoder's card goes
+    into the schema's metadata.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class EncodePhotos(_ModelHolder):
         load: "LoadEncoder",
         *,
         dtype: str = "float32",
+        num_views: int = 1,
         batch_size: int | None = None,
         num_threads: int | None = None,
         expected: EncoderCard | None = None,
@@ -108,11 +111,13 @@ class EncodePhotos(_ModelHolder):
         Args:
             load: gives the encoder.
             dtype: `float32` or `float16`, of the features.
+            num_views: of each photo; see `views.view`.
             batch_size: photos a model call; None finds it.
             num_threads: cores that it may take; None leaves TensorFlow its choice.
             expected: of the features already there; another encoder's are not added to them.
         """
         self._dtype = pa.float16() if dtype == "float16" else pa.float32()
+        self._num_views = num_views
         self._batches = BatchSizer(batch_size)
         self._expected = expected
         super().__init__(load, num_threads and _THREADS_A_CORE * num_threads)
@@ -124,12 +129,20 @@ class EncodePhotos(_ModelHolder):
             self._expected.require_same(card, mine="the features already there", others="this run's encoder")
         images = _to_images(table["image"].combine_chunks(), card)
         good = np.flatnonzero(pc.is_null(table["error_type"]).to_numpy(zero_copy_only=False))
-        features = np.zeros((len(table), *card.shape), self._dtype.to_pandas_dtype())
-        for rows, encoded in self._batches.run(lambda rows: self.model.encode(images[rows]), good):
-            features[rows] = encoded
-        schema = feature_schema(card.shape, self._dtype, card.to_json().encode())
+        image_ids = table["image_id"].to_pylist()
+        schema = feature_schema(card.shape, self._dtype, card.to_json().encode(), num_views=self._num_views)
         table = table.drop_columns(["image"])
-        table = table.append_column(schema.field("feature"), feature_array(features, self._dtype))
+        for number, name in enumerate(feature_columns(self._num_views)):
+
+            def encode(rows: NDArray[np.intp], number: int = number) -> NDArray[np.float32]:
+                seen = images[rows] if number == 0 else [view(images[row], image_ids[row], number) for row in rows]
+                encoded: NDArray[np.float32] = self.model.encode(np.asarray(seen))
+                return encoded
+
+            features = np.zeros((len(table), *card.shape), self._dtype.to_pandas_dtype())
+            for rows, encoded in self._batches.run(encode, good):
+                features[rows] = encoded
+            table = table.append_column(schema.field(name), feature_array(features, self._dtype))
         return table.replace_schema_metadata(schema.metadata)
 
 

@@ -151,19 +151,24 @@ def feature_type(shape: tuple[int, ...], dtype: pa.DataType) -> pa.DataType:
     return kind
 
 
-def feature_schema(shape: tuple[int, ...], dtype: pa.DataType, card_json: bytes) -> pa.Schema:
+def feature_columns(num_views: int) -> list[str]:
+    """Return the columns of a shard that hold features: of the photo, and of further views of it."""
+    return ["feature", *(f"view_{number}" for number in range(1, num_views))]
+
+
+def feature_schema(shape: tuple[int, ...], dtype: pa.DataType, card_json: bytes, *, num_views: int = 1) -> pa.Schema:
     """Return the schema of a feature shard.
 
     Args:
         shape: of a feature, `(dim,)` or `(num_regions, dim)`.
         dtype: `pa.float32()` or `pa.float16()`.
         card_json: the encoder's card, kept in the schema's metadata under `CARD_KEY`.
+        num_views: of each photo.
 
     Returns:
-        `image_id` and `feature`, plain fixed-size lists, which pandas, DuckDB and polars all read.
+        `image_id` and `feature`, with further views `view_1` and so on; plain fixed-size lists, which pandas, DuckDB
+        and polars all read.
     """
-    fields = [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("feature", feature_type(shape, dtype), nullable=False),
-    ]
+    fields = [pa.field("image_id", pa.string(), nullable=False)]
+    fields += [pa.field(name, feature_type(shape, dtype), nullable=False) for name in feature_columns(num_views)]
     return pa.schema(fields, metadata={CARD_KEY: card_json})

@@ -157,18 +157,22 @@ def stream_photos(
 ) -> Iterator[Photo]:
     """Yield every photo that has both a feature and captions, once, holding about `window` of them in memory.
 
+    Where photos have several views, each shard is read in one, which `rng` draws; without it in the first.
+
     Args:
         feature_set: read a shard at a time.
         sequences: the captions of each photo of a split, as token ids.
         window: photos held and shuffled together.
-        rng: shuffles the order of the shards, and the photos of a window; None keeps the order of the files.
+        rng: shuffles the order of the shards, and the photos of a window, and draws views; None keeps the order of the
+            files.
     """
     names = list(feature_set.shards)
     if rng is not None:
         rng.shuffle(names)
     held: list[FeatureShard] = []
     for name in names:
-        held.append(feature_set.read_shard(name, wanted=sequences.keys()))
+        view = int(rng.integers(feature_set.num_views)) if rng is not None and feature_set.num_views > 1 else 0
+        held.append(feature_set.read_shard(name, wanted=sequences.keys(), view=view))
         if sum(len(shard.image_ids) for shard in held) >= window:
             yield from _release(held, sequences, rng)
             held = []

@@ -26,11 +26,11 @@ CARD = EncoderCard(
 )
 
 
-def write_shard(folder, name, image_ids, features, *, card=CARD, dtype=None):
-    """Write one feature shard; the card's shape is taken from the features."""
+def write_shard(folder, name, image_ids, features, *, views=(), card=CARD, dtype=None):
+    """Write one feature shard, perhaps with further views; the card's shape is taken from the features."""
     dtype = dtype or pa.float32()
     features = np.asarray(features, np.float32)
     card = dataclasses.replace(card, dim=features.shape[-1], num_regions=int(np.prod(features.shape[1:-1])))
-    schema = feature_schema(card.shape, dtype, card.to_json().encode())
-    columns = [pa.array(image_ids, pa.string()), feature_array(features, dtype)]
+    schema = feature_schema(card.shape, dtype, card.to_json().encode(), num_views=1 + len(views))
+    columns = [pa.array(image_ids, pa.string()), *(feature_array(each, dtype) for each in (features, *views))]
     write_table(posixpath.join(str(folder), name), pa.Table.from_arrays(columns, schema=schema))

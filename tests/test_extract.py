@@ -229,6 +229,7 @@ def test_spatial_features_are_those_of_each_place(
     photos = {path.name: path for path in sorted(photo_folder.iterdir())[:5]} | {"gone": tmp_path / "gone.jpg"}
     manifest = make_manifest(tmp_path / "m.parquet", photos)
     options = {"manifest": manifest, "encoder": str(map_file), "out": str(tmp_path / "out"), "dtype": dtype}
+    options["num_views"] = 3
     result = extract(ExtractConfig(spatial=True, **options))
     assert (result.num_features, result.num_failures) == (5, 1)
     found = read_features(tmp_path / "out")
@@ -240,6 +241,15 @@ def test_spatial_features_are_those_of_each_place(
         np.testing.assert_allclose(feature, expected, rtol=tolerance, atol=tolerance)
     card = FeatureSet.open(str(tmp_path / "out")).card
     assert (card.num_regions, card.dim, card.layer) == (16, 3, "input of mean")
+    opened = FeatureSet.open(str(tmp_path / "out"))
+    assert opened.num_views == 3
+    for name in opened.shards:
+        image_ids, mirrored = opened.read_shard(name, view=1)
+        _, cropped = opened.read_shard(name, view=2)
+        for image_id, feature, other in zip(image_ids, mirrored, cropped, strict=True):
+            grid = found[image_id].reshape(4, 4, 3)
+            np.testing.assert_allclose(feature.reshape(4, 4, 3), grid[:, ::-1], rtol=tolerance, atol=tolerance)
+            assert not np.allclose(other.reshape(4, 4, 3), grid, atol=0.01)
     assert extract(ExtractConfig(spatial=True, **options)).num_new == 0
     with pytest.raises(ConflictError, match="spatial was True, now False"):
         extract(ExtractConfig(**options))
@@ -253,6 +263,7 @@ def test_features_of_before_there_were_spatial_ones_are_whole_photos(
     record = json.loads((out / "run.json").read_text())
     for part in ("identity", "config"):
         assert record[part].pop("spatial") is False
+        assert record[part].pop("num_views") == 1
     (out / "run.json").write_text(json.dumps(record))
     options = {"manifest": str(prepared / "photos.parquet"), "out": str(out), "encoder": str(encoder_file)}
     assert extract(ExtractConfig(**options)).num_new == 0

@@ -330,3 +330,16 @@ def test_pandas_polars_and_duckdb_read_spatial_features(dtype, tolerance, tmp_pa
 def test_the_card_can_be_read_by_hand(folder):
     metadata = pa.parquet.read_schema(f"{folder}/features/part-a.parquet").metadata
     assert EncoderCard.from_json(metadata[b"raycap.encoder"], source="x") == CARD
+
+
+def test_views_are_columns_of_their_own(tmp_path):
+    write_shard(tmp_path, "part-a.parquet", ["a", "b"], SPATIAL[:2], views=[SPATIAL[2:4], SPATIAL[4:]])
+    opened = FeatureSet.open(str(tmp_path))
+    assert opened.num_views == 3
+    for view, expected in enumerate((SPATIAL[:2], SPATIAL[2:4], SPATIAL[4:])):
+        image_ids, features = opened.read_shard("part-a.parquet", view=view, wanted={"b"})
+        assert image_ids == ["b"]
+        np.testing.assert_array_equal(features, expected[1:])
+    # of shards with fewer, only those that all have are drawn from
+    write_shard(tmp_path, "part-b.parquet", ["c", "d"], SPATIAL[:2], views=[SPATIAL[2:4]])
+    assert FeatureSet.open(str(tmp_path)).num_views == 2

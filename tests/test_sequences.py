@@ -159,8 +159,8 @@ class WatchedSet(FeatureSet):
 
     read: list = field(default_factory=list)
 
-    def read_shard(self, name, *, wanted=None):
-        shard = super().read_shard(name, wanted=wanted)
+    def read_shard(self, name, **options):
+        shard = super().read_shard(name, **options)
         self.read.append(len(shard.image_ids))
         return shard
 
@@ -249,3 +249,24 @@ def test_flickr8ks_first_photo_in_the_prefix_form():
         Photo(first, feature, sequences), max_length=tokenizer.max_length, vocab_size=tokenizer.vocab_size
     )
     assert [array.shape for array in pairs] == [(47, 4096), (47, 34), (47, 7579)]
+
+
+def test_each_shard_is_read_in_a_view_that_the_generator_draws(tmp_path):
+    for start in range(0, NUM_PHOTOS, SHARD_SIZE):
+        photos = np.arange(start, min(start + SHARD_SIZE, NUM_PHOTOS))
+        views = [[[n + 100 * view] * 2 for n in photos] for view in range(3)]
+        names = [f"{n}.jpg" for n in photos]
+        write_shard(tmp_path, f"part-{start:03}.parquet", names, views[0], views=views[1:])
+    opened = FeatureSet.open(str(tmp_path))
+    assert numbers(stream_photos(opened, SEQUENCES, window=20)) == list(range(NUM_PHOTOS))
+    drawn = set()
+    for epoch in range(20):
+        photos = list(stream_photos(opened, SEQUENCES, window=20, rng=np.random.default_rng(epoch)))
+        assert [f"{number % 100}.jpg" for number in numbers(photos)] == [each.image_id for each in photos]
+        views = {number % 100: number // 100 for number in numbers(photos)}
+        assert set(views) == set(range(NUM_PHOTOS))
+        shards = [{views[n] for n in views if n // SHARD_SIZE == shard} for shard in range(9)]
+        assert all(len(each) == 1 for each in shards)
+        drawn.add(tuple(map(min, shards)))
+    assert len(drawn) == 20
+    assert {view for each in drawn for view in each} == {0, 1, 2}

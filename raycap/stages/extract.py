@@ -14,6 +14,7 @@ from raycap.operators import DecodePhotos, EncodePhotos, LoadEncoder, WriteShard
 from raycap.parquet import read_table
 from raycap.pipeline import ModelStep, Step, plan_shards, run_shards
 from raycap.runs import Run
+from raycap.schema import feature_columns
 from raycap.shards import ShardCounts, ShardedOutput
 from raycap.sole_writer import sole_writer
 from raycap.storage import exists, list_files
@@ -41,8 +42,9 @@ class ExtractResult:
 def extract(config: ExtractConfig) -> ExtractResult:
     """Compute the feature of every photo of a manifest that has none yet.
 
-    Writes `features/` (Parquet: `image_id`, `feature`; the encoder's card in its metadata), `failures/` and `run.json`
-    under `config.out`. Run again it does what is left; killed at any moment, it loses what was in flight.
+    Writes `features/` (Parquet: `image_id`, `feature`, and `view_1` and so on of further views; the encoder's card in
+    its metadata), `failures/` and `run.json` under `config.out`. Run again it does what is left; killed at any moment,
+    it loses what was in flight.
 
     Raises:
         InputError: if there is no manifest, no such encoder, or a node does not see the output.
@@ -109,7 +111,7 @@ def _photo_bytes(config: ExtractConfig, size: tuple[int, int]) -> int:
     """
     pixels = size[0] * size[1]
     number_bytes = 2 if config.dtype == "float16" else 4
-    return pixels * max(3, _NUMBERS_A_PIXEL * number_bytes) if config.spatial else pixels * 3
+    return pixels * max(3, _NUMBERS_A_PIXEL * number_bytes * config.num_views) if config.spatial else pixels * 3
 
 
 def _run(
@@ -130,6 +132,7 @@ def _run(
     encode = {
         "load": load,
         "dtype": config.dtype,
+        "num_views": config.num_views,
         "batch_size": workers.batch_size,
         "num_threads": placement.num_threads,
         "expected": expected,
@@ -144,7 +147,7 @@ def _run(
     steps: list[Step] = [
         decode,
         ModelStep(operator=EncodePhotos, options=encode, placement=placement),
-        WriteShards(output=output, columns=("image_id", "feature")),
+        WriteShards(output=output, columns=("image_id", *feature_columns(config.num_views))),
     ]
     photo_bytes = _photo_bytes(config, size)
     return run_shards(
