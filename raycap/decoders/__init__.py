@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycap.config import ModelConfig
-from raycap.decoders import attention, merge
+from raycap.decoders import attention, merge, transformer
 from raycap.decoders.attention_steps import AttentionSteps
 from raycap.decoders.merge_forcing import MergeForcing
 from raycap.decoders.merge_steps import MergeSteps
 from raycap.decoders.normalization import Moments
 from raycap.decoders.places import Forcing
+from raycap.decoders.transformer_steps import TransformerSteps
 from raycap.decoding import State, StepFunction
 from raycap.errors import FormatError
 
@@ -55,6 +56,7 @@ class Decoder:
 DECODERS: Final = {
     "merge": Decoder(merge.build, MergeForcing, MergeSteps, merge.LAYERS),
     "attention": Decoder(attention.build, attention.AttentionForcing, AttentionSteps, attention.LAYERS),
+    "transformer": Decoder(transformer.build, transformer.TransformerForcing, TransformerSteps, transformer.LAYERS),
 }
 
 
