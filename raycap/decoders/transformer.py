@@ -51,8 +51,7 @@ def build(
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     layers = _layers(config, vocab_size)
     regions = see_regions(feature, config, moments)
-    blocks = [f"block_{number}_photo" for number in range(1, config.num_layers + 1)]
-    photo = [[layers[f"{block}_{part}"](regions) for part in ("key", "value")] for block in blocks]
+    photo = [layers[name](regions) for name in _of_the_photo(config.num_layers)]
 
     places = ops.cumsum(ops.ones_like(tokens), axis=1) - 1
     last = ops.sum(ops.cast(ops.not_equal(tokens, PAD_ID), "int32"), axis=1, keepdims=True) - 1
@@ -66,6 +65,11 @@ def build(
         look=ops.dot_product_attention,
     )
     return keras.Model([feature, tokens], layers["next_word"](hidden), name="transformer_model")
+
+
+def _of_the_photo(num_blocks: int) -> list[str]:
+    """Return the names of the layers that make keys and values of regions, for each block."""
+    return [f"block_{number}_photo_{part}" for number in range(1, num_blocks + 1) for part in ("key", "value")]
 
 
 def _layers(config: ModelConfig, vocab_size: int) -> dict[str, Any]:
@@ -126,7 +130,7 @@ def embed(layer: Callable[[str], Any], tokens: Any, places: Any, *, training: bo
 def decode(
     layer: Callable[[str], Any],
     words: Any,
-    photo: Sequence[Sequence[Any]],
+    photo: Sequence[Any],
     *,
     recall: Callable[[int, Any, Any, Any], Any],
     look: Callable[[Any, Any, Any], Any],
@@ -137,13 +141,13 @@ def decode(
     Args:
         layer: returns the model's layer of a name.
         words: `(batch, length, units)`, of `embed`.
-        photo: keys and values of the regions for each block.
+        photo: keys of the regions for the first block, their values, keys for the second block, and so on.
         recall: takes a block's index, and query, keys and values of the words, `(batch, length, num_heads, depth)`
             each; returns what each word finds in the words up to itself, of that shape.
         look: takes the query, and a block's keys and values of the regions; returns what each word finds there.
         training: with dropout.
     """
-    for index, (keys, values) in enumerate(photo):
+    for index, (keys, values) in enumerate(zip(photo[::2], photo[1::2], strict=True)):
         block = f"block_{index + 1}"
 
         def part(name: str, inputs: Any, block: str = block) -> Any:
@@ -163,11 +167,9 @@ def decode(
 
 
 def photo_side(model: Any) -> Any:
-    """Return the part of a Transformer model that sees no words: features to keys and values for each block."""
+    """Return the part of a Transformer model that sees no words: features to the `photo` of `decode`."""
     num_blocks = sum(layer.name.endswith("_photo_key") for layer in model.layers)
-    blocks = [f"block_{number}_photo" for number in range(1, num_blocks + 1)]
-    outputs = [[model.get_layer(f"{block}_{part}").output for part in ("key", "value")] for block in blocks]
-    return keras.Model(model.inputs[0], outputs)
+    return keras.Model(model.inputs[0], [model.get_layer(name).output for name in _of_the_photo(num_blocks)])
 
 
 class TransformerForcing:

@@ -31,10 +31,7 @@ class TransformerSteps:
         self._layer = model.get_layer
         self._threads = Threads(num_threads)
         side = photo_side(model)
-        self._photo_side = tf.function(
-            lambda features: tf.nest.flatten(side(features)),
-            input_signature=[tf.TensorSpec(model.inputs[0].shape, tf.float32)],
-        )
+        self._photo_side = tf.function(side, input_signature=[tf.TensorSpec(model.inputs[0].shape, tf.float32)])
         photo = [tf.TensorSpec(each.shape, tf.float32) for each in side.outputs]
         memory = [tf.TensorSpec([None, *each.shape[2:]], tf.float32) for each in side.outputs]
         words = [tf.TensorSpec(shape, tf.int64) for shape in ([None], [None, None])]
@@ -85,8 +82,7 @@ class TransformerSteps:
             return attend(query, tf.gather(keys, rows), tf.gather(values, rows))
 
         words = embed(self._layer, tokens, tf.fill(tf.shape(tokens), num_words))[tf.newaxis]
-        blocks = list(zip(photo[::2], photo[1::2], strict=True))
-        return decode(self._layer, words, blocks, recall=recall, look=look)[0], past, grown
+        return decode(self._layer, words, photo, recall=recall, look=look)[0], past, grown
 
 
 class _Search:
