@@ -129,26 +129,42 @@ class ExtractConfig:
 class ModelConfig:
     """The decoder; the defaults are the tutorial's merge model."""
 
-    decoder: Literal["merge", "attention"] = "merge"
-    """`merge` sees a photo as one feature; `attention` looks at its regions, of extract --spatial."""
+    decoder: Literal["merge", "attention", "transformer"] = "merge"
+    """`merge` sees a photo as one feature; `attention`, an LSTM, and `transformer` look at its regions, of extract
+    --spatial."""
     units: int = 256
-    """Width of the LSTM and of the dense layers."""
+    """Width of the LSTM, or of the Transformer, and of the dense layers."""
     embedding_dim: int = 256
-    """Width of the word embedding."""
+    """Width of the word embedding; a Transformer's is --units."""
     dropout: float = 0.5
     """Share of photo features, and of embedded words, dropped in training."""
     merge: Literal["add", "concat"] = "add"
     """How photo and words meet in the merge model."""
     num_heads: int = 4
     """Heads of the attention; they share the units."""
+    num_layers: int = 2
+    """Blocks of the Transformer."""
     normalization: Literal["none", "l2", "standardize"] = "none"
     """What is done to features first; `standardize` uses mean and deviation over train, kept in the model."""
 
     def __post_init__(self) -> None:
+        for name in ("num_heads", "num_layers"):
+            value = getattr(self, name)
+            _require(value >= 1, f"--{name.replace('_', '-')} is {value}; give 1 or more")
         _require(
-            self.decoder == "merge" or self.units % self.num_heads == 0,
+            not self.needs_regions or self.units % self.num_heads == 0,
             f"--units is {self.units}, which {self.num_heads} heads cannot share; see --num-heads",
         )
+        _require(
+            self.decoder != "transformer" or self.embedding_dim == self.units,
+            f"--embedding-dim is {self.embedding_dim} and --units {self.units}; a Transformer adds to its words what "
+            "it finds, and the two must be equal",
+        )
+
+    @property
+    def needs_regions(self) -> bool:
+        """Whether the decoder looks at the regions of a photo, rather than at one feature."""
+        return self.decoder != "merge"
 
 
 @dataclass(frozen=True, kw_only=True)

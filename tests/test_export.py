@@ -27,10 +27,11 @@ OPTIONS = [
     ModelConfig(units=8, embedding_dim=6),
     ModelConfig(units=8, embedding_dim=6, normalization="l2", merge="concat"),
     ModelConfig(units=8, embedding_dim=6, normalization="standardize"),
+    ModelConfig(units=8, embedding_dim=8, decoder="transformer", num_layers=1, normalization="standardize"),
 ]
 
 
-def inputs(num_words: int, dim: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def inputs(num_words: int, shape: tuple[int, ...], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Random photos and sentences of several lengths, of which some are padded on the right."""
     rng = np.random.default_rng(seed)
     batches = []
@@ -38,7 +39,7 @@ def inputs(num_words: int, dim: int, seed: int) -> list[tuple[np.ndarray, np.nda
         tokens = rng.integers(1, num_words, (rows, length)).astype(np.int32)
         for row in range(1, rows):
             tokens[row, rng.integers(1, length + 1) :] = 0
-        batches.append((rng.normal(size=(rows, dim)).astype(np.float32), tokens))
+        batches.append((rng.normal(size=(rows, *shape)).astype(np.float32), tokens))
     return batches
 
 
@@ -57,16 +58,17 @@ def opened(kind: str, path: Path):
     return lambda feature, tokens: session.run(None, {"feature": feature, "tokens": tokens})[0]
 
 
-@pytest.mark.parametrize("config", OPTIONS, ids=["plain", "l2 concat", "standardize"])
+@pytest.mark.parametrize("config", OPTIONS, ids=["plain", "l2 concat", "standardize", "transformer"])
 @pytest.mark.parametrize("kind", FILES)
 def test_outputs_are_equal_in_every_form(kind: str, config: ModelConfig, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     moments = rng.normal(size=DIM).astype(np.float32), rng.random(DIM).astype(np.float32)
-    model = build_model(config, vocab_size=WORDS, feature_shape=(DIM,), moments=moments)
+    shape = (5, DIM) if config.needs_regions else (DIM,)
+    model = build_model(config, vocab_size=WORDS, feature_shape=shape, moments=moments)
     path = tmp_path / FILES[kind]
     module._WRITERS[kind](model, path)
     run = opened(kind, path)
-    for feature, tokens in inputs(WORDS, DIM, seed=1):
+    for feature, tokens in inputs(WORDS, shape, seed=1):
         found = run(feature, tokens)
         assert found.shape == (*tokens.shape, WORDS)
         np.testing.assert_allclose(found, model([feature, tokens], training=False), atol=1e-4)
@@ -99,7 +101,7 @@ def test_a_bundle_is_exported_with_its_words_and_card(
         assert json.loads((out / name).read_text()) == json.loads((model / "bundle" / name).read_text())
     own = keras.models.load_model(model / "bundle/model.keras")
     run = opened(kind, out / FILES[kind])
-    for feature, tokens in inputs(own.output_shape[-1], own.inputs[0].shape[1], seed=2):
+    for feature, tokens in inputs(own.output_shape[-1], own.inputs[0].shape[1:], seed=2):
         np.testing.assert_allclose(run(feature, tokens), own([feature, tokens], training=False), atol=1e-4)
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -16,30 +17,38 @@ from raycap.sequences import PackedBatch, Photo, pack, packed_batches, prefix_pa
 from raycap.text import Tokenizer
 
 VOCAB_SIZE, DIM = 11, 6
+TUTORIAL = ModelConfig(units=8, embedding_dim=5)
+TRANSFORMER = ModelConfig(decoder="transformer", units=8, embedding_dim=8, num_heads=2, num_layers=1)
 
 
-def photos(count: int = 6) -> list[Photo]:
+def shape_for(model: ModelConfig) -> tuple[int, ...]:
+    return (3, DIM) if model.needs_regions else (DIM,)
+
+
+def photos(count: int = 6, *, model: ModelConfig = TUTORIAL) -> list[Photo]:
     rng = np.random.default_rng(0)
     return [
         Photo(
             f"{number}.jpg",
-            rng.normal(size=DIM).astype(np.float32),
+            rng.normal(size=shape_for(model)).astype(np.float32),
             [[1, *rng.integers(3, VOCAB_SIZE, rng.integers(1, 7)).tolist(), 2] for _ in range(rng.integers(1, 5))],
         )
         for number in range(count)
     ]
 
 
-def fitter(*, dropout: float = 0.0, steps_an_epoch: int = 0, **options: object) -> Fitter:
+def fitter(
+    *, model: ModelConfig = TUTORIAL, dropout: float = 0.0, steps_an_epoch: int = 0, **options: object
+) -> Fitter:
     config = TrainConfig(
         prepared="",
         features="",
         out="",
-        model=ModelConfig(units=8, embedding_dim=5, dropout=dropout),
+        model=replace(model, dropout=dropout),
         learning_rate=0.01,
         **options,
     )
-    return Fitter(config, vocab_size=VOCAB_SIZE, feature_shape=(DIM,), steps_an_epoch=steps_an_epoch)
+    return Fitter(config, vocab_size=VOCAB_SIZE, feature_shape=shape_for(model), steps_an_epoch=steps_an_epoch)
 
 
 def weights(model: keras.Model) -> list[np.ndarray]:
@@ -55,8 +64,8 @@ def gradients(optimizer: keras.optimizers.Adam) -> list[np.ndarray]:
     return [10 * each.numpy() for each in optimizer._momentums]
 
 
-def batches() -> Iterator[PackedBatch]:
-    return packed_batches(photos(), global_batch_size=2)
+def batches(model: ModelConfig = TUTORIAL) -> Iterator[PackedBatch]:
+    return packed_batches(photos(model=model), global_batch_size=2)
 
 
 def test_packed_loss_equals_prefix_loss() -> None:
@@ -138,33 +147,35 @@ def test_going_on_from_a_checkpoint_equals_never_stopping(tmp_path: Path) -> Non
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_going_on_while_captions_are_compared_equals_never_stopping(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [TUTORIAL, TRANSFORMER], ids=["tutorial", "transformer"])
+def test_going_on_while_captions_are_compared_equals_never_stopping(tmp_path: Path, model: ModelConfig) -> None:
     """With the average of the weights that both keep."""
     tokenizer = Tokenizer(words=(START_TOKEN, END_TOKEN, *"abcdefgh"), max_length=9)
-    reward = CiderD([sequence[1:] for sequence in photo.sequences] for photo in photos())
-    undisturbed, stopped, resumed = (fitter(dropout=0.5, weight_average=0.9) for _ in range(3))
+    reward = CiderD([sequence[1:] for sequence in photo.sequences] for photo in photos(model=model))
+    undisturbed, stopped, resumed = (fitter(model=model, dropout=0.5, weight_average=0.9) for _ in range(3))
     for each, epochs in ((undisturbed, (2, 3)), (stopped, (2,))):
-        each.train_epoch(1, batches())
+        each.train_epoch(1, batches(model))
         each.begin_tuning()
         for epoch in epochs:
-            each.tune_epoch(epoch, batches(), reward, tokenizer)
+            each.tune_epoch(epoch, batches(model), reward, tokenizer)
     stopped.save_state(tmp_path, {})
     resumed.begin_tuning()
     resumed.load_state(tmp_path)
-    resumed.tune_epoch(3, batches(), reward, tokenizer)
+    resumed.tune_epoch(3, batches(model), reward, tokenizer)
     for mine, theirs in zip(weights(resumed.model), weights(undisturbed.model), strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    assert resumed.evaluate(batches()) == undisturbed.evaluate(batches())
+    assert resumed.evaluate(batches(model)) == undisturbed.evaluate(batches(model))
 
 
-def test_captions_that_are_compared_get_better() -> None:
+@pytest.mark.parametrize("model", [TUTORIAL, TRANSFORMER], ids=["tutorial", "transformer"])
+def test_captions_that_are_compared_get_better(model: ModelConfig) -> None:
     tokenizer = Tokenizer(words=(START_TOKEN, END_TOKEN, *"abcdefgh"), max_length=9)
-    reward = CiderD([sequence[1:] for sequence in photo.sequences] for photo in photos())
-    trained = fitter(select_by="cider_d", cider_epochs=9, cider_learning_rate=0.01)
+    reward = CiderD([sequence[1:] for sequence in photo.sequences] for photo in photos(model=model))
+    trained = fitter(model=model, select_by="cider_d", cider_epochs=9, cider_learning_rate=0.01)
     for epoch in range(1, 4):
-        trained.train_epoch(epoch, batches())
+        trained.train_epoch(epoch, batches(model))
     trained.begin_tuning()
-    rewards = [trained.tune_epoch(epoch, batches(), reward, tokenizer) for epoch in range(4, 16)]
+    rewards = [trained.tune_epoch(epoch, batches(model), reward, tokenizer) for epoch in range(4, 16)]
     assert np.mean(rewards[-3:]) > 1.2 * rewards[0]
 
 

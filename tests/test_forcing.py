@@ -47,11 +47,15 @@ CONFIGS = {
     "tutorial": ModelConfig(units=8, embedding_dim=5, dropout=0.0),
     "concat": ModelConfig(units=4, embedding_dim=7, dropout=0.0, merge="concat", normalization="l2"),
     "attention": ModelConfig(decoder="attention", units=8, embedding_dim=5, num_heads=2, dropout=0.0),
+    "transformer": ModelConfig(decoder="transformer", units=8, embedding_dim=8, num_heads=2, dropout=0.0),
+    "one block": ModelConfig(
+        decoder="transformer", units=5, embedding_dim=5, num_heads=1, num_layers=1, dropout=0.0, normalization="l2"
+    ),
 }
 
 
 def shape_for(config: ModelConfig) -> tuple[int, ...]:
-    return (DIM,) if config.decoder == "merge" else (3, DIM)
+    return (3, DIM) if config.needs_regions else (DIM,)
 
 
 @pytest.mark.parametrize(

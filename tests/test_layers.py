@@ -24,9 +24,11 @@ LAYERS = {
         arguments usage chatter config_file inspected_files inspection doctor_probes doctor
         reporting.markup reporting.plots reporting.sources reporting.gallery reporting.charts reporting.thumbnails
         reporting.scoring reporting.facts reporting.page reporting.report""",
-    2: """devices feature_maps encoder decoders.normalization decoders.packed_lstm decoders.places decoders.vocabulary
+    2: """devices feature_maps encoder decoders.normalization decoders.packed_lstm decoders.places decoders.regions
+        decoders.vocabulary
         decoders.merge decoders.merge_forcing decoders.merge_steps
-        decoders.attention decoders.attention_steps decoders.steps decoders.ensemble decoders
+        decoders.attention decoders.attention_steps decoders.transformer decoders.transformer_steps
+        decoders.steps decoders.ensemble decoders
         losses dev_loss model fitting captioner operators
         export""",  # what runs models; knows no Ray
     3: "cluster board pipeline stages.train_worker",  # what runs on Ray, and is called by the stages
@@ -47,6 +49,7 @@ TENSORFLOW_SIDE = (
     "decoders.normalization",
     "decoders.packed_lstm",
     "decoders.places",
+    "decoders.regions",
     "decoders.vocabulary",
     "decoders.merge",
     "decoders.merge_forcing",
@@ -55,6 +58,8 @@ TENSORFLOW_SIDE = (
     "decoders.attention_steps",
     "decoders.steps",
     "decoders.ensemble",
+    "decoders.transformer",
+    "decoders.transformer_steps",
     "decoders",
     "fitting",
     "captioner",

@@ -27,11 +27,13 @@ OPTIONS = [
     ModelConfig(units=16, embedding_dim=8, normalization="standardize", merge="concat"),
     ModelConfig(units=16, embedding_dim=8, decoder="attention", num_heads=2),
     ModelConfig(units=16, embedding_dim=8, decoder="attention", normalization="standardize"),
+    ModelConfig(units=16, embedding_dim=16, decoder="transformer", num_heads=2),
+    ModelConfig(units=9, embedding_dim=9, decoder="transformer", num_heads=1, num_layers=1, normalization="l2"),
 ]
 
 
 def features_for(config: ModelConfig, count: int, *, seed: int) -> np.ndarray:
-    shape = (12,) if config.decoder == "merge" else (5, 12)
+    shape = (5, 12) if config.needs_regions else (12,)
     return np.random.default_rng(seed).normal(size=(count, *shape)).astype(np.float32)
 
 
@@ -48,7 +50,7 @@ def small_model(config: ModelConfig, *, seed: int = 0) -> keras.Model:
 
 def bundle(config: ModelConfig = OPTIONS[0]) -> Bundle:
     card = ModelCard(
-        encoder=replace(CARD, dim=12, num_regions=1 if config.decoder == "merge" else 5),
+        encoder=replace(CARD, dim=12, num_regions=5 if config.needs_regions else 1),
         max_length=TOKENIZER.max_length,
         vocab_size=TOKENIZER.vocab_size,
         training={},
@@ -136,7 +138,7 @@ def test_greedy_equals_the_slow_way(config: ModelConfig) -> None:
         DecodingConfig(sample=True, num_captions=3, temperature=1.5, top_k=5, top_p=0.9, sample_seed=3),
     ],
 )
-@pytest.mark.parametrize("config", [OPTIONS[0], OPTIONS[4]])
+@pytest.mark.parametrize("config", [OPTIONS[0], OPTIONS[4], OPTIONS[6]])
 def test_captions_do_not_depend_on_the_batch(config: ModelConfig, decoding: DecodingConfig) -> None:
     captioner = Captioner(bundle(config))
     features = features_for(config, 7, seed=4)

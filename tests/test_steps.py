@@ -37,7 +37,7 @@ def test_step_function_equals_running_the_whole_prefix(config: ModelConfig, on_g
         np.testing.assert_allclose(in_order_of_tokens(found), expected[:, place], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [OPTIONS[0], OPTIONS[4]])
+@pytest.mark.parametrize("config", [OPTIONS[0], OPTIONS[4], OPTIONS[6]])
 def test_hypotheses_may_be_dropped_doubled_and_reordered(config: ModelConfig) -> None:
     model = small_model(config)
     features = features_for(config, 3, seed=2)
@@ -52,7 +52,7 @@ def test_hypotheses_may_be_dropped_doubled_and_reordered(config: ModelConfig) ->
     np.testing.assert_allclose(in_order_of_tokens(found), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [OPTIONS[0], OPTIONS[4]])
+@pytest.mark.parametrize("config", [OPTIONS[0], OPTIONS[4], OPTIONS[6]])
 def test_two_searches_of_one_model_do_not_meet(config: ModelConfig) -> None:
     model = small_model(config)
     steps = decoder_of(model).steps(model)
@@ -66,7 +66,7 @@ def test_two_searches_of_one_model_do_not_meet(config: ModelConfig) -> None:
     np.testing.assert_array_equal(found.log_probs, alone.log_probs)
 
 
-@pytest.mark.parametrize("config", [OPTIONS[1], OPTIONS[5]])
+@pytest.mark.parametrize("config", [OPTIONS[1], OPTIONS[5], OPTIONS[7]])
 def test_weights_that_changed_are_taken_anew(config: ModelConfig) -> None:
     model, other = small_model(config), small_model(config, seed=1)
     features = features_for(config, 4, seed=5)

@@ -1,4 +1,4 @@
-"""Training beyond the tutorial's: a decoder with attention, chosen by its captions, then raised in CIDEr-D."""
+"""Training beyond the tutorial's: decoders with attention, chosen by their captions, then raised in CIDEr-D."""
 
 import json
 from dataclasses import replace
@@ -30,12 +30,18 @@ def regions(features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+MODELS = {
+    "attention": ModelConfig(decoder="attention", units=16, embedding_dim=8, num_heads=2, dropout=0.0),
+    "transformer": ModelConfig(decoder="transformer", units=16, embedding_dim=16, num_heads=2, dropout=0.0),
+}
+
+
 def small(prepared: Path, regions: Path, out: Path, **options: Any) -> TrainConfig:
     config = TrainConfig(
         prepared=str(prepared),
         features=str(regions),
         out=str(out),
-        model=ModelConfig(decoder="attention", units=16, embedding_dim=8, num_heads=2, dropout=0.0),
+        model=MODELS["attention"],
         epochs=14,
         patience=14,
         global_batch_size=8,
@@ -51,10 +57,11 @@ def small(prepared: Path, regions: Path, out: Path, **options: Any) -> TrainConf
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("decoder", ["attention", "transformer"])
 def test_the_epoch_whose_captions_are_best_is_kept(
-    ray_cluster: None, prepared: Path, regions: Path, tmp_path: Path
+    ray_cluster: None, prepared: Path, regions: Path, tmp_path: Path, decoder: str
 ) -> None:
-    result = train(small(prepared, regions, tmp_path / "model"))
+    result = train(small(prepared, regions, tmp_path / "model", model=MODELS[decoder]))
     assert [entry["objective"] for entry in result.history] == ["likelihood"] * 14 + ["cider_d"] * 2
     assert result.history == read_json(str(tmp_path / "model/history.json"))["history"]
     best = max(result.history, key=lambda entry: entry["cider_d"])
@@ -114,10 +121,16 @@ def test_two_workers_equal_one(ray_cluster: None, prepared: Path, regions: Path,
 def test_what_cannot_be_trained_is_said_before_anything_is_started(
     prepared: Path, features: Path, regions: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"regions of a photo, and .* holds one feature each.* --spatial"):
-        train(small(prepared, features, tmp_path / "out"))
-    with pytest.raises(InputError, match="--units is 16, which 3 heads cannot share"):
-        ModelConfig(decoder="attention", units=16, num_heads=3)
+    for model in MODELS.values():
+        with pytest.raises(InputError, match=r"regions of a photo, and .* holds one feature each.* --spatial"):
+            train(small(prepared, features, tmp_path / "out", model=model))
+        with pytest.raises(InputError, match="--units is 16, which 3 heads cannot share"):
+            replace(model, num_heads=3)
+    for name in ("num_heads", "num_layers"):
+        with pytest.raises(InputError, match=f"--{name.replace('_', '-')} is 0; give 1 or more"):
+            ModelConfig(**{name: 0})
+    with pytest.raises(InputError, match="--embedding-dim is 8 and --units 16"):
+        ModelConfig(decoder="transformer", units=16, embedding_dim=8)
     with pytest.raises(InputError, match="--select-by cider_d"):
         small(prepared, regions, tmp_path / "out", select_by="dev_loss")
     assert not (tmp_path / "out").exists()

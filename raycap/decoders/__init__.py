@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from raycap.config import ModelConfig
-from raycap.decoders import attention, ensemble, merge
+from raycap.decoders import attention, ensemble, merge, transformer
 from raycap.decoders.attention_steps import AttentionSteps
 from raycap.decoders.merge_forcing import MergeForcing
 from raycap.decoders.merge_steps import MergeSteps
 from raycap.decoders.normalization import Moments
 from raycap.decoders.places import Forcing
 from raycap.decoders.steps import Steps
+from raycap.decoders.transformer_steps import TransformerSteps
 from raycap.errors import FormatError
 
 _SUFFIX: Final = "_model"
@@ -42,6 +43,7 @@ class Decoder:
 DECODERS: Final = {
     "merge": Decoder(merge.build, MergeForcing, MergeSteps, merge.LAYERS),
     "attention": Decoder(attention.build, attention.AttentionForcing, AttentionSteps, attention.LAYERS),
+    "transformer": Decoder(transformer.build, transformer.TransformerForcing, TransformerSteps, transformer.LAYERS),
 }
 
 

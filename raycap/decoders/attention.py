@@ -11,9 +11,10 @@ import keras
 import tensorflow as tf
 
 from raycap.config import ModelConfig
-from raycap.decoders.normalization import Moments, normalize
+from raycap.decoders.normalization import Moments
 from raycap.decoders.packed_lstm import packed_lstm
 from raycap.decoders.places import Places, pack
+from raycap.decoders.regions import see_regions, to_heads
 from raycap.schema import PAD_ID
 
 LAYERS = frozenset(
@@ -38,17 +39,13 @@ def build(
         moments: of the training features; for `standardize`.
 
     """
-    layers, heads = keras.layers, (config.num_heads, config.units // config.num_heads)
+    layers = keras.layers
     feature = keras.Input(feature_shape, name="feature")
     tokens = keras.Input((None,), dtype="int32", name="tokens")
 
-    regions = normalize(feature, config, moments)
-    regions = layers.Dense(config.units, activation="relu", name="region_dense")(regions)
-    regions = layers.LayerNormalization(name="region_norm")(regions)
-    regions = layers.Dropout(config.dropout, name="region_dropout")(regions)
+    regions = see_regions(feature, config, moments)
     photo = layers.GlobalAveragePooling1D(name="photo")(regions)
-    keys = layers.EinsumDense("brd,dhk->brhk", (None, *heads), bias_axes="hk", name="attention_key")(regions)
-    values = layers.EinsumDense("brd,dhk->brhk", (None, *heads), bias_axes="hk", name="attention_value")(regions)
+    keys, values = (to_heads(config, f"attention_{name}")(regions) for name in ("key", "value"))
 
     words = layers.Embedding(vocab_size, config.embedding_dim, mask_zero=True, name="embedding")(tokens)
     words = layers.Dropout(config.dropout, name="word_dropout")(words)
@@ -58,8 +55,7 @@ def build(
     words = layers.LSTM(config.units, return_sequences=True, name="lstm")(words, mask=present)
     words = layers.Dropout(config.dropout, name="lstm_dropout")(words)
 
-    query = layers.EinsumDense("btd,dhk->bthk", (None, *heads), bias_axes="hk", name="attention_query")(words)
-    seen = keras.ops.dot_product_attention(query, keys, values)
+    seen = keras.ops.dot_product_attention(to_heads(config, "attention_query")(words), keys, values)
     seen = layers.Reshape((-1, config.units), name="seen")(seen)
     merged = layers.Concatenate(name="merge")([words, seen, _at_each_place(photo, words)])
     merged = layers.Dense(config.units, activation="tanh", name="merged_dense")(merged)
@@ -104,11 +100,9 @@ class AttentionForcing:
         words = packed_lstm(gates, tf.convert_to_tensor(cell.recurrent_kernel), packed.counts)
         words = self._lstm_dropout(words, training=training)
 
-        query = self._query(words[tf.newaxis])[0]
-        places = tf.stack([packed.captions, packed.places], axis=1)
-        padded = tf.scatter_nd(places, query, tf.concat([tf.shape(tokens), tf.shape(query)[1:]], axis=0))
-        seen = keras.ops.dot_product_attention(padded, tf.gather(keys, photos), tf.gather(values, photos))
-        seen = tf.reshape(tf.gather_nd(seen, places), tf.shape(words))
+        query = packed.pad(self._query(words[tf.newaxis])[0], tokens)
+        seen = keras.ops.dot_product_attention(query, tf.gather(keys, photos), tf.gather(values, photos))
+        seen = tf.reshape(packed.take(seen), tf.shape(words))
         merged = tf.concat([words, seen, tf.gather(photo, mine)], axis=1)
         for each in self._after:
             merged = each(merged, training=training)

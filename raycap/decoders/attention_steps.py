@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from raycap.decoders.attention import photo_side
 from raycap.decoders.packed_lstm import lstm_cell
+from raycap.decoders.regions import in_parts
 from raycap.decoders.steps import Advance, Steps
 from raycap.decoders.vocabulary import vocabulary
 from raycap.decoding import State
 from raycap.threads import Threads
-
-_PHOTOS_A_CALL = 256
 
 
 class AttentionSteps(Steps):
@@ -41,9 +40,7 @@ class AttentionSteps(Steps):
 
     def begin(self, features: NDArray[np.float32]) -> tuple[Advance, State]:
         """Return what takes one search a word further, and its state before the first word; see `Steps`."""
-        starts = range(0, len(features), _PHOTOS_A_CALL)
-        parts = [self._photo_side(features[i : i + _PHOTOS_A_CALL]) for i in starts]
-        photos = tuple(tf.concat(each, axis=0) for each in zip(*parts, strict=True))
+        photos = in_parts(self._photo_side, features)
         nothing = np.zeros((len(features), self._units), np.float32)
         return _Search(self, photos), (np.arange(len(features)), nothing, nothing)
 

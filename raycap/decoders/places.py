@@ -57,6 +57,17 @@ class Packed(NamedTuple):
     places: Any
     counts: Any
 
+    def pad(self, values: Any, tokens: Any) -> Any:
+        """Return `(words, ...)` as `(captions, length, ...)`, 0 where there is no word to predict."""
+        return tf.scatter_nd(self._where(), values, tf.concat([tf.shape(tokens), tf.shape(values)[1:]], axis=0))
+
+    def take(self, padded: Any) -> Any:
+        """Return `(captions, length, ...)` at the words to predict, `(words, ...)`."""
+        return tf.gather_nd(padded, self._where())
+
+    def _where(self) -> Any:
+        return tf.stack([self.captions, self.places], axis=1)
+
 
 def pack(tokens: Any, targets: Any) -> Packed:
     """Return the words of captions packed, from `(captions, length)` tokens and targets."""

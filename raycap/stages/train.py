@@ -71,7 +71,7 @@ def train(config: TrainConfig) -> TrainResult:
     config = with_absolute(config, "prepared", "features", "out")
     prepared = Prepared.open(config.prepared)
     features = FeatureSet.open(config.features)
-    if config.model.decoder == "attention" and features.card.num_regions == 1:
+    if config.model.needs_regions and features.card.num_regions == 1:
         raise InputError(
             f"a decoder with attention looks at the regions of a photo, and {config.features} holds one feature each; "
             "extract with --spatial, or give --decoder merge"

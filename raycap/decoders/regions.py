@@ -1,0 +1,41 @@
+"""What decoders with attention make of a photo's regions before any word. Knows no decoder."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from raycap.config import ModelConfig
+from raycap.decoders.normalization import Moments, normalize
+
+_PHOTOS_A_CALL = 256
+
+
+def see_regions(feature: Any, config: ModelConfig, moments: Moments | None) -> Any:
+    """Return `(batch, num_regions, units)`, what attention looks at.
+
+    Args:
+        feature: `(batch, num_regions, dim)`, a symbolic tensor.
+        config: dimensions and options.
+        moments: of the training features; for `standardize`.
+    """
+    regions = normalize(feature, config, moments)
+    regions = keras.layers.Dense(config.units, activation="relu", name="region_dense")(regions)
+    regions = keras.layers.LayerNormalization(name="region_norm")(regions)
+    return keras.layers.Dropout(config.dropout, name="region_dropout")(regions)
+
+
+def to_heads(config: ModelConfig, name: str, **options: Any) -> Any:
+    """Return a layer from `(batch, length, units)` to `(batch, length, num_heads, units / num_heads)`."""
+    shape = (None, config.num_heads, config.units // config.num_heads)
+    return keras.layers.EinsumDense("btd,dhk->bthk", shape, bias_axes="hk", name=name, **options)
+
+
+def in_parts(photo_side: Callable[[Any], Any], features: NDArray[np.float32]) -> tuple[Any, ...]:
+    """Return the tensors that `photo_side` makes of features, `(photos, ...)` each, of so many photos at a time."""
+    starts = range(0, len(features), _PHOTOS_A_CALL)
+    parts = [photo_side(features[i : i + _PHOTOS_A_CALL]) for i in starts]
+    return tuple(tf.concat(each, axis=0) for each in zip(*parts, strict=True))
