@@ -197,3 +197,12 @@ def test_the_merge_model_takes_the_mean_of_regions() -> None:
         np.full(3, TOKENIZER.start_id, np.int32), state, Wanted(1, (), (np.zeros(0, int), np.zeros(0, int)))
     )
     assert found.tokens.shape == (3, 1)
+
+
+@pytest.mark.parametrize("config", [each for each in OPTIONS if each.needs_regions])
+def test_no_two_layers_start_with_the_same_kernel_nor_with_one_too_small(config: ModelConfig) -> None:
+    model = small_model(replace(config, units=64, embedding_dim=64))
+    kernels = [layer.kernel.numpy() for layer in model.layers if type(layer).__name__ == "EinsumDense"]
+    assert len({kernel.tobytes() for kernel in kernels}) == len(kernels)
+    for kernel in kernels:
+        assert kernel.std() == pytest.approx((2 / (64 + 64)) ** 0.5, rel=0.1)  # Glorot's

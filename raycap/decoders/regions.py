@@ -28,10 +28,25 @@ def see_regions(feature: Any, config: ModelConfig, moments: Moments | None) -> A
     return keras.layers.Dropout(config.dropout, name="region_dropout")(regions)
 
 
-def to_heads(config: ModelConfig, name: str, **options: Any) -> Any:
+def to_heads(config: ModelConfig, name: str) -> Any:
     """Return a layer from `(batch, length, units)` to `(batch, length, num_heads, units / num_heads)`."""
-    shape = (None, config.num_heads, config.units // config.num_heads)
-    return keras.layers.EinsumDense("btd,dhk->bthk", shape, bias_axes="hk", name=name, **options)
+    shape, units = (None, config.num_heads, config.units // config.num_heads), config.units
+    return keras.layers.EinsumDense("btd,dhk->bthk", shape, bias_axes="hk", kernel_initializer=square(units), name=name)
+
+
+def from_heads(config: ModelConfig, name: str) -> Any:
+    """Return a layer from `(batch, length, num_heads, units / num_heads)` to `(batch, length, units)`."""
+    shape, units = (None, config.units), config.units
+    return keras.layers.EinsumDense("bthk,hkd->btd", shape, bias_axes="d", kernel_initializer=square(units), name=name)
+
+
+def square(units: int) -> Any:
+    """Return Glorot's initializer of a kernel from as many units to as many, one of them in two axes for the heads.
+
+    Of such a kernel Keras would take a wrong number of inputs, and start it far too small. Each layer needs one of its
+    own: an initializer gives the same numbers whenever it is called.
+    """
+    return keras.initializers.RandomUniform(-((3 / units) ** 0.5), (3 / units) ** 0.5)
 
 
 def in_parts(photo_side: Callable[[Any], Any], features: NDArray[np.float32]) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ import tensorflow as tf
 from raycap.config import ModelConfig
 from raycap.decoders.normalization import Moments
 from raycap.decoders.places import Places, pack
-from raycap.decoders.regions import see_regions, to_heads
+from raycap.decoders.regions import from_heads, see_regions, to_heads
 from raycap.schema import PAD_ID
 
 _PARTS = {
@@ -75,8 +75,6 @@ def _of_the_photo(num_blocks: int) -> list[str]:
 def _layers(config: ModelConfig, vocab_size: int) -> dict[str, Any]:
     """Return the layers that see words, and those that make keys and values of regions, by name."""
     layers, units = keras.layers, config.units
-    # of a kernel with an axis for the heads Keras would take a wrong number of inputs, and start it far too small
-    square = keras.initializers.RandomUniform(-((3 / units) ** 0.5), (3 / units) ** 0.5)  # Glorot's
     spread = keras.initializers.RandomNormal(stddev=units**-0.5)
     made = [
         layers.Embedding(vocab_size, units, embeddings_initializer=spread, name="embedding"),
@@ -86,10 +84,8 @@ def _layers(config: ModelConfig, vocab_size: int) -> dict[str, Any]:
         for to in (f"{block}_past", f"{block}_photo"):
             made += [
                 layers.LayerNormalization(name=f"{to}_norm"),
-                *(to_heads(config, f"{to}_{part}", kernel_initializer=square) for part in ("query", "key", "value")),
-                layers.EinsumDense(
-                    "bthk,hkd->btd", (None, units), bias_axes="d", kernel_initializer=square, name=f"{to}_out"
-                ),
+                *(to_heads(config, f"{to}_{part}") for part in ("query", "key", "value")),
+                from_heads(config, f"{to}_out"),
                 layers.Dropout(config.dropout, name=f"{to}_dropout"),
             ]
         made += [
