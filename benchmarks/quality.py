@@ -3,7 +3,7 @@
     python benchmarks/quality.py --captions FILE ... --photos FOLDER --encoder MODEL [--only NAME ...] [WORK_FOLDER]
 
 Each row is a `raycap run` of its own, scored on dev, under the `standard` protocol; photos are encoded once for whole
-features and once for spatial ones. A run that is there already is only read. Never give it a test split to choose by.
+features, and for spatial ones once for each number of views. A run that is there already is only read. Never give it a test split to choose by.
 """
 
 import argparse
@@ -15,8 +15,10 @@ from typing import Any
 
 METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d")
 PAPER, BEST = ("--preset", "paper"), ("--preset", "best")
-DECODED = {"--evaluate.beam-width", "--length-penalty", "--no-repeat-ngram"}
+ONE = (*BEST, "--num-members", "1")
+DECODED = {"--evaluate.beam-width", "--length-penalty", "--no-repeat-ngram", "--consensus"}
 CIDER = ("--cider-epochs", "1", "--select-by", "cider_d")
+BEAM = ("--consensus", "0", "--evaluate.beam-width", "5")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "tutorial": ("--keep-one-letter-words",),
     "paper": PAPER,
@@ -26,13 +28,20 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "paper, label smoothing": (*PAPER, "--label-smoothing", "0.1"),
     "paper, averaged weights": (*PAPER, "--weight-average", "0.999"),
     "best": BEST,
-    "best, beam 3": (*BEST, "--evaluate.beam-width", "3"),
-    "best, length penalty 0.7": (*BEST, "--length-penalty", "0.7"),
-    "best, repeats allowed": (*BEST, "--no-repeat-ngram", "0"),
-    "best, no averaged weights": (*BEST, "--weight-average", "0"),
-    "best, no label smoothing": (*BEST, "--label-smoothing", "0"),
-    "best, dropout 0.5": (*BEST, "--dropout", "0.5"),
-    "best, CIDEr-D epoch": (*BEST, *CIDER),
+    "best, beam 5, no consensus": (*BEST, *BEAM),
+    "best, beam 5, length penalty 0.7": (*BEST, *BEAM, "--length-penalty", "0.7"),
+    "best, consensus 0.2": (*BEST, "--consensus", "0.2"),
+    "best, consensus of 10": (*BEST, "--evaluate.beam-width", "10"),
+    "one": ONE,
+    "one, beam 5, no consensus": (*ONE, *BEAM),
+    "one, beam 5, length penalty 0.7": (*ONE, *BEAM, "--length-penalty", "0.7"),
+    "one, photos mirrored": (*ONE, "--num-views", "2"),
+    "one, photos alone": (*ONE, "--num-views", "1"),
+    "one, Transformer": (*ONE, "--decoder", "transformer", "--dropout", "0.2"),
+    "one, no averaged weights": (*ONE, "--weight-average", "0"),
+    "one, no label smoothing": (*ONE, "--label-smoothing", "0"),
+    "one, dropout 0.5": (*ONE, "--dropout", "0.5"),
+    "one, CIDEr-D epoch": (*ONE, *CIDER),
 }
 
 
@@ -44,7 +53,7 @@ def main() -> None:
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     options = parser.parse_args()
-    print(f"{'run':<28}{'epochs':>7}{'train min':>11}{'dev loss':>10}" + "".join(f"{name:>17}" for name in METRICS))
+    print(f"{'run':<34}{'epochs':>7}{'train min':>11}{'dev loss':>10}" + "".join(f"{name:>17}" for name in METRICS))
     for name in options.only:
         out = run(name, options)
         history = json.loads((model_folder(name, options.work) / "history.json").read_text())
@@ -52,14 +61,15 @@ def main() -> None:
         minutes = sum(entry["wall_s"] for entry in history["history"]) / 60
         best = history["history"][history["best_epoch"] - 1]["dev_loss"]
         values = "".join(_with_interval(scores, metric) for metric in METRICS)
-        print(f"{name:<28}{len(history['history']):>7}{minutes:>11.1f}{best:>10.3f}{values}", flush=True)
+        print(f"{name:<34}{len(history['history']):>7}{minutes:>11.1f}{best:>10.3f}{values}", flush=True)
 
 
 def run(name: str, options: argparse.Namespace) -> Path:
     """Run a variant, as far as it is not there; return its folder."""
     flags = VARIANTS[name]
     out: Path = options.work / _folder(name)
-    kind = "spatial" if "best" in flags else "whole"
+    views = flags[flags.index("--num-views") + 1] if "--num-views" in flags else "4"
+    kind = f"spatial-{views}" if "best" in flags else "whole"
     words = "words" if "--preset" in flags else "all-words"
     shared = ["--train.out", str(model_folder(name, options.work))]
     shared += ["--prepare.out", str(options.work / words), "--extract.out", str(options.work / f"features-{kind}")]

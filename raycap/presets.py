@@ -23,8 +23,10 @@ PRESETS: Final[Mapping[str, Mapping[Path, Any]]] = {
         ("prepare", "min_word_count"): 5,
         ("extract", "spatial"): True,
         ("extract", "dtype"): "float16",
+        ("extract", "num_views"): 4,
         ("train", "model", "decoder"): "attention",
         ("train", "model", "dropout"): 0.3,
+        ("train", "num_members"): 4,
         ("train", "epochs"): 12,
         ("train", "global_batch_size"): 32,
         ("train", "schedule"): "cosine",
@@ -32,8 +34,10 @@ PRESETS: Final[Mapping[str, Mapping[Path, Any]]] = {
         ("train", "weight_average"): 0.999,
         ("train", "label_smoothing"): 0.1,
         ("train", "shuffle_window"): 2048,
-        ("evaluate", "decoding", "beam_width"): 5,
+        ("evaluate", "decoding", "beam_width"): 20,
         ("evaluate", "decoding", "no_repeat_ngram"): 2,
+        ("evaluate", "decoding", "no_repeat_words"): True,
+        ("evaluate", "decoding", "consensus"): 0.4,
     },
 }
 """The options of each preset, by path; all others are the defaults."""
