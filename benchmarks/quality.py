@@ -3,7 +3,8 @@
     python benchmarks/quality.py --captions FILE ... --photos FOLDER --encoder MODEL [--only NAME ...] [WORK_FOLDER]
 
 Each row is a `raycap run` of its own, scored on dev, under the `standard` protocol; photos are encoded once for whole
-features, and for spatial ones once for each number of views. A run that is there already is only read. Never give it a test split to choose by.
+features, and for spatial ones once for each number of views. A run that is there already is only read. Never give it a test
+split to choose by.
 """
 
 import argparse
