@@ -1,10 +1,10 @@
 """What each choice does to the captions of dev: loss, scores with their intervals, cost. Reproduces docs/quality.md.
 
-    python benchmarks/quality.py --captions FILE ... --photos FOLDER --encoder MODEL [--only NAME ...] [WORK_FOLDER]
+    python benchmarks/quality.py [WORK_FOLDER] --captions FILE ... --photos FOLDER --encoder MODEL [--only NAME ...]
 
 Each row is a `raycap run` of its own, scored on dev, under the `standard` protocol; photos are encoded once for whole
-features, and for spatial ones once for each number of views. A run that is there already is only read. Never give it a test
-split to choose by.
+features, and for spatial ones once for each number of views. A run that is there already is only read. Never give it a
+test split to choose by.
 """
 
 import argparse
