@@ -18,7 +18,7 @@ from raycap.decoders import decoder_of
 from raycap.decoding import sample, search
 from raycap.devices import configure
 from raycap.encoder import Encoder, reload_encoder
-from raycap.errors import ImageError, ImageShapeError
+from raycap.errors import ImageError, ImageShapeError, InputError
 from raycap.images import DecodedImage
 from raycap.locations import absolute, as_utf8, file_name
 from raycap.model import Bundle
@@ -26,6 +26,7 @@ from raycap.photo_decoder import PhotoDecoder
 from raycap.photo_reader import Address, read_photos
 from raycap.schema import PAD_ID
 from raycap.text import FUNCTION_WORDS
+from raycap.views import MIRRORED, view
 
 Photo: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 """A path or URI, the bytes of a file, what Pillow opened, or an array of uint8: `(height, width)` is grey, with a third
@@ -198,15 +199,24 @@ class Captioner:
         results: list[PhotoCaption] = []
 
         def speak(rows: NDArray[np.intp]) -> list[list[GeneratedCaption]]:
-            features = self.encoder.encode(np.stack([pixels[row] for row in rows]))
-            return self.caption_features(features, decoding, image_ids=[names[row] for row in rows])
+            images = np.stack([pixels[row] for row in rows])
+            mirrored = None
+            if decoding.mirrored:
+                mirrored = self.encoder.encode(np.stack([view(each, "", MIRRORED) for each in images]))
+            features, ids = self.encoder.encode(images), [names[row] for row in rows]
+            return self.caption_features(features, decoding, image_ids=ids, mirrored=mirrored)
 
         for _, found in BatchSizer(_PHOTOS_AT_ONCE).run(speak, np.arange(len(pixels))):
             results += [PhotoCaption(*best, tuple(others)) for best, *others in found]
         return results
 
     def caption_features(
-        self, features: NDArray[np.float32], decoding: DecodingConfig, *, image_ids: Sequence[str]
+        self,
+        features: NDArray[np.float32],
+        decoding: DecodingConfig,
+        *,
+        image_ids: Sequence[str],
+        mirrored: NDArray[np.float32] | None = None,
     ) -> list[list[GeneratedCaption]]:
         """Return the captions of each photo, best first; `decoding.num_captions` of them, where there are so many.
 
@@ -214,7 +224,13 @@ class Captioner:
             features: `(photos, *card.shape)` float32, from the encoder of the bundle's card.
             decoding: how to search or draw.
             image_ids: of the photos; with the seed they decide what is drawn.
+            mirrored: features of the same photos mirrored, which `decoding.mirrored` asks for.
+
+        Raises:
+            InputError: if it does, and there are none.
         """
+        if decoding.mirrored and mirrored is None:
+            raise InputError("--mirrored needs features of the photos mirrored too: `view_1` of extract --num-views 2")
         if not len(features):
             return []
         tokenizer = self.bundle.tokenizer
@@ -228,7 +244,7 @@ class Captioner:
             "once": self._meaningful if decoding.no_repeat_words else (),
             "forbidden": (PAD_ID,),
         }
-        step, state = self._steps.start(features)
+        step, state = self._steps.start(features, *([mirrored] if decoding.mirrored and mirrored is not None else []))
         if decoding.sample:
             found = sample(
                 step,

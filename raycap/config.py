@@ -252,6 +252,8 @@ class DecodingConfig:
     consensus: float = 0.0
     """Choose the caption that says most of what the beam's other captions say, each weighing as much as its
     probability to this power, such as 0.4; 0 chooses the most probable."""
+    mirrored: bool = False
+    """Look at each photo mirrored too: the mean of both decides each word."""
     num_captions: int = 1
     """Captions of each photo; those after the first are its `alternatives`."""
     sample: bool = False

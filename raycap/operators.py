@@ -23,7 +23,7 @@ from raycap.runs import require_record
 from raycap.schema import ALTERNATIVES, GENERATED, feature_columns, feature_schema
 from raycap.shards import ShardedOutput, shard_name
 from raycap.sidecars import Sidecars
-from raycap.views import view
+from raycap.views import MIRRORED, view
 
 Operator = Callable[[pa.Table], pa.Table]
 
@@ -189,8 +189,8 @@ class LoadEncoder:
 class CaptionFeatures(_ModelHolder):
     """Caption each photo from its feature.
 
-    Reads `image_id`, `feature`, and `error_type` if there is one; adds `caption`, `log_prob`, `num_tokens`, and with
-    more than one caption a photo `alternatives`; drops `feature`.
+    Reads `image_id`, `feature`, `view_1` if mirrored photos are to be seen too, and `error_type` if there is one; adds
+    `caption`, `log_prob`, `num_tokens`, and with more than one caption a photo `alternatives`; drops features.
     """
 
     def __init__(
@@ -216,7 +216,8 @@ class CaptionFeatures(_ModelHolder):
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return `table` with the columns added."""
-        features = to_array(table["feature"])
+        columns = feature_columns(1 + MIRRORED) if self._decoding.mirrored else feature_columns(1)
+        features, mirrored = to_array(table[columns[0]]), to_array(table[columns[-1]])
         image_ids = np.array(table["image_id"].to_pylist(), object)
         good = np.arange(len(table))
         if "error_type" in table.column_names:
@@ -225,7 +226,10 @@ class CaptionFeatures(_ModelHolder):
 
         def speak(rows: NDArray[np.intp]) -> list[list[Any]]:
             captions: list[list[Any]] = self.model.caption_features(
-                features[rows], self._decoding, image_ids=image_ids[rows]
+                features[rows],
+                self._decoding,
+                image_ids=image_ids[rows],
+                mirrored=mirrored[rows] if self._decoding.mirrored else None,
             )
             return captions
 
@@ -233,14 +237,14 @@ class CaptionFeatures(_ModelHolder):
             for row, each in zip(rows, captions, strict=True):
                 found[row] = each
         best = [each[0] if each else ("", 0.0, 0) for each in found]
-        columns = {
+        added = {
             name: pa.array([each[index] for each in best], GENERATED.field(name).type)
             for index, name in enumerate(("caption", "log_prob", "num_tokens"))
         }
         if self._decoding.num_captions > 1:
             others = [[each._asdict() for each in captions[1:]] for captions in found]
-            columns[ALTERNATIVES.name] = pa.array(others, ALTERNATIVES.type)
-        return _with_columns(table.drop_columns(["feature"]), columns)
+            added[ALTERNATIVES.name] = pa.array(others, ALTERNATIVES.type)
+        return _with_columns(table.drop_columns(columns), added)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ PRESETS: Final[Mapping[str, Mapping[Path, Any]]] = {
         ("evaluate", "decoding", "beam_width"): 20,
         ("evaluate", "decoding", "no_repeat_ngram"): 2,
         ("evaluate", "decoding", "no_repeat_words"): True,
-        ("evaluate", "decoding", "consensus"): 0.4,
+        ("evaluate", "decoding", "mirrored"): True,
+        ("evaluate", "decoding", "consensus"): 0.3,
     },
 }
 """The options of each preset, by path; all others are the defaults."""

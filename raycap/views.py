@@ -7,10 +7,14 @@ Reference:
 
 import hashlib
 import math
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+MIRRORED: Final = 1
+"""Number of the view that is the photo mirrored."""
 
 _LEAST_AREA, _GREATEST_AREA = 0.6, 0.95  # of a crop, as shares of the photo's
 
@@ -28,7 +32,7 @@ def view(pixels: NDArray[np.uint8], image_id: str, number: int) -> NDArray[np.ui
     """
     if number == 0:
         return pixels
-    if number == 1:
+    if number == MIRRORED:
         return np.ascontiguousarray(pixels[:, ::-1])
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{number} {image_id}".encode()).digest()[:8]))
     share = math.sqrt(rng.uniform(_LEAST_AREA, _GREATEST_AREA))

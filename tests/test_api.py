@@ -41,7 +41,7 @@ def captioned(model: Path, photo_folder: Path, tmp_path_factory: pytest.TempPath
     out = tmp_path_factory.mktemp("api") / "captions"
     broken = out.parent / "broken.jpg"
     broken.write_bytes(b"no photo")
-    decoding = DecodingConfig(num_captions=2)
+    decoding = DecodingConfig(num_captions=2, mirrored=True)
     photos = (str(photo_folder), str(broken))
     raycap.caption(CaptionConfig(photos=photos, model=str(model), out=str(out), decoding=decoding))
     return out
@@ -126,13 +126,25 @@ def test_the_wheel_says_that_it_is_typed(tmp_path: Path) -> None:
 def test_captions_are_those_of_the_bulk_job(captioner: "raycap.Captioner", captioned: Path, photo_folder: Path) -> None:
     rows = {row["image_id"]: row for row in raycap.read_captions(captioned).to_pylist()}
     paths = sorted(photo_folder.iterdir())
-    found = captioner.caption(paths, num_captions=2)
+    found = captioner.caption(paths, num_captions=2, mirrored=True)
     assert len(found) == len(rows) == 48
     for path, each in zip(paths, found, strict=True):
         row = rows[path.name]
         assert (each.caption, each.num_tokens) == (row["caption"], row["num_tokens"])
         assert each.log_prob == pytest.approx(row["log_prob"], abs=1e-4)
         assert [other.caption for other in each.alternatives] == [other["caption"] for other in row["alternatives"]]
+
+
+def test_a_photo_and_its_mirrored_twin_are_the_same_where_both_are_seen(
+    captioner: "raycap.Captioner", photo_folder: Path
+) -> None:
+    pixels = np.asarray(Image.open(min(photo_folder.iterdir())).convert("RGB").resize((64, 64)))
+    photos = [pixels, np.ascontiguousarray(pixels[:, ::-1])]
+    one, other = captioner.caption(photos)
+    assert one.log_prob != other.log_prob
+    one, other = captioner.caption(photos, mirrored=True)
+    assert one.caption == other.caption
+    assert one.log_prob == pytest.approx(other.log_prob, abs=1e-4)
 
 
 def test_what_is_drawn_at_random_is_what_the_bulk_job_draws(captioner: "raycap.Captioner", photo_folder: Path) -> None:

@@ -225,6 +225,9 @@ def test_wrong_inputs(model: Path, prepared: Path, features: Path, tmp_path: Pat
     out = tmp_path / "out"
     with pytest.raises(InputError, match="there is no model in"):
         evaluate(config(tmp_path, prepared, features, out))
+    mirrored = DecodingConfig(mirrored=True)
+    with pytest.raises(InputError, match=r"mirrored photos, which .* has not; extract with --num-views 2"):
+        evaluate(config(model, prepared, features, tmp_path / "x", decoding=mirrored))
     with pytest.raises(InputError, match="there are no features in"):
         evaluate(config(model, prepared, tmp_path, out))
     assert not out.exists()

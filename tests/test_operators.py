@@ -76,16 +76,18 @@ def test_spatial_features_keep_their_regions(dtype: str) -> None:
     np.testing.assert_array_equal(to_array(encoded["feature"]), expected)
 
 
-def test_spatial_features_reach_the_captioner(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_spatial_features_reach_the_captioner(monkeypatch: pytest.MonkeyPatch, mirrored: bool) -> None:
     """Whatever part of a block they are: one photo has failed, and three are captioned at a time."""
     from raycap.captioner import Captioner, GeneratedCaption
     from raycap.config import DecodingConfig
 
-    seen = []
+    seen, others = [], []
 
     class Recorder:
-        def caption_features(self, features: Any, decoding: Any, *, image_ids: Any) -> Any:
+        def caption_features(self, features: Any, decoding: Any, *, image_ids: Any, mirrored: Any) -> Any:
             seen.append(features)
+            others.append(mirrored)
             return [[GeneratedCaption(str(each.sum()), -1.0, 1)] for each in features]
 
     monkeypatch.setattr(Captioner, "load", lambda *_, **__: Recorder())
@@ -94,10 +96,15 @@ def test_spatial_features_reach_the_captioner(monkeypatch: pytest.MonkeyPatch) -
         {
             "image_id": [str(number) for number in range(9)],
             "feature": feature_array(features, pa.float32()),
+            "view_1": feature_array(-features, pa.float32()),
             "error_type": pa.array([None] * 4 + ["ImageEmptyError"] + [None] * 4, pa.string()),
         }
     ).slice(1)
-    captioned = CaptionFeatures("bundle", DecodingConfig(), batch_size=3)(table)
+    table = table if mirrored else table.drop_columns(["view_1"])
+    captioned = CaptionFeatures("bundle", DecodingConfig(mirrored=mirrored), batch_size=3)(table)
+    assert {"feature", "view_1"}.isdisjoint(captioned.column_names)
+    for each, other in zip(seen, others, strict=True):
+        assert np.array_equal(other, -each) if mirrored else other is None
     assert [each.shape for each in seen] == [(3, 6, 4), (3, 6, 4), (1, 6, 4)]
     np.testing.assert_array_equal(np.concatenate(seen), features[[1, 2, 3, 5, 6, 7, 8]])
     assert captioned["caption"].to_pylist() == [str(features[n].sum()) if n != 4 else "" for n in range(1, 9)]

@@ -66,6 +66,22 @@ def test_two_searches_of_one_model_do_not_meet(config: ModelConfig) -> None:
     np.testing.assert_array_equal(found.log_probs, alone.log_probs)
 
 
+@pytest.mark.parametrize("config", [OPTIONS[0], OPTIONS[4], OPTIONS[6]])
+def test_of_several_views_the_mean_of_the_logits_decides(config: ModelConfig) -> None:
+    model = small_model(config)
+    views = [features_for(config, 4, seed=seed) for seed in (1, 2)]
+    tokens = np.random.default_rng(3).integers(1, TOKENIZER.vocab_size, (4, 3)).astype(np.int32)
+    step, state = decoder_of(model).steps(model).start(*views)
+    for place in range(2):
+        _, state = step(tokens[:, place], state, ALL)
+    rows = np.array([3, 0, 0, 1])
+    found, _ = step(tokens[:, 2], tuple(array[rows] for array in state), ALL)
+    words = np.concatenate([tokens[rows, :2], tokens[:, 2:]], axis=1)
+    logits = np.mean([model([view[rows], words]).numpy()[:, -1] for view in views], axis=0)
+    expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(in_order_of_tokens(found), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("config", [OPTIONS[1], OPTIONS[5], OPTIONS[7]])
 def test_weights_that_changed_are_taken_anew(config: ModelConfig) -> None:
     model, other = small_model(config), small_model(config, seed=1)

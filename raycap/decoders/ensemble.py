@@ -17,7 +17,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from raycap.decoders.places import Forcing, Places
-from raycap.decoders.steps import Advance, Steps
+from raycap.decoders.steps import Advance, Steps, side_by_side
 from raycap.decoders.vocabulary import vocabulary
 from raycap.decoding import State
 from raycap.threads import Threads
@@ -81,17 +81,10 @@ class EnsembleSteps(Steps):
 
     def begin(self, features: NDArray[np.float32]) -> tuple[Advance, State]:
         """Return what takes one search a word further, and its state before the first word; see `Steps`."""
-        begun = [each.begin(features) for each in self._steps]
-        sizes = [len(state) for _, state in begun]
+        advance, state = side_by_side([each.begin(features) for each in self._steps])
 
-        def advance(tokens: NDArray[np.int32], state: State) -> tuple[NDArray[np.float32], State]:
-            hidden: list[NDArray[np.float32]] = []
-            states: list[NDArray[Any]] = []
-            for (further, _), size in zip(begun, sizes, strict=True):
-                mine, state = state[:size], state[size:]
-                seen, mine = further(tokens, mine)
-                hidden.append(seen)
-                states += mine
-            return np.concatenate(hidden, axis=1), tuple(states)
+        def together(tokens: NDArray[np.int32], state: State) -> tuple[NDArray[np.float32], State]:
+            seen, state = advance(tokens, state)
+            return np.concatenate(seen, axis=1), state
 
-        return advance, tuple(array for _, state in begun for array in state)
+        return together, state

@@ -20,11 +20,12 @@ from raycap.pipeline import ModelStep, Step, run_blocks
 from raycap.prepared import Prepared
 from raycap.progress import Progress
 from raycap.runs import Run, short_hash
-from raycap.schema import HYPOTHESES_FILE, SCORES_FILE
+from raycap.schema import HYPOTHESES_FILE, SCORES_FILE, feature_columns
 from raycap.scores import EvaluateResult, check_against, read_result, read_rows
 from raycap.scoring import compare_rows, score_rows
 from raycap.sole_writer import sole_writer
 from raycap.storage import write_json
+from raycap.views import MIRRORED
 
 # options that change neither captions nor what they score
 _IGNORED = ("workers", "against", "meteor_timeout_s")
@@ -34,29 +35,28 @@ _IGNORED = ("workers", "against", "meteor_timeout_s")
 class SelectFeatures:
     """Read the features of some photos.
 
-    Reads `shard`, names of feature shards; leaves `image_id` and `feature` of the wanted photos in them.
+    Reads `shard`, names of feature shards; leaves `image_id`, `feature` and further views of the wanted photos in them.
 
     Attributes:
         features: the feature set.
         wanted: the photos.
+        num_views: of each.
     """
 
     features: FeatureSet
     wanted: frozenset[str]
+    num_views: int = 1
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the features."""
-        shards = [self.features.read_shard(name, wanted=self.wanted) for name in table["shard"].to_pylist()]
-        columns = [
-            pa.table(
-                {
-                    "image_id": pa.array(shard.image_ids, pa.string()),
-                    "feature": feature_array(shard.features, pa.float32()),
-                }
-            )
-            for shard in shards
-        ]
-        return pa.concat_tables(columns)
+        return pa.concat_tables(self._read(name) for name in table["shard"].to_pylist())
+
+    def _read(self, name: str) -> pa.Table:
+        columns: dict[str, pa.Array] = {}
+        for view, column in enumerate(feature_columns(self.num_views)):
+            image_ids, features = self.features.read_shard(name, wanted=self.wanted, view=view)
+            columns |= {"image_id": pa.array(image_ids, pa.string()), column: feature_array(features, pa.float32())}
+        return pa.table(columns)
 
 
 def evaluate(config: EvaluateConfig) -> EvaluateResult:
@@ -84,6 +84,11 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     }
     if config.against is not None:
         check_against(config.against, config.split)
+    if config.decoding.mirrored and features.num_views <= MIRRORED:
+        raise InputError(
+            f"--mirrored needs features of mirrored photos, which {config.features} has not; extract with "
+            "--num-views 2, or leave it out"
+        )
     references = prepared.references(config.split)
     with sole_writer(config.out):
         run = Run.open(config.out, "evaluate", config, ignore=_IGNORED, inputs=inputs)
@@ -126,6 +131,7 @@ def _caption(
     config: EvaluateConfig, bundle: str, features: FeatureSet, references: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
     """Return the photos that have a feature, by `image_id`, with what `scoring.score_rows` reads of each."""
+    num_views = 1 + MIRRORED if config.decoding.mirrored else 1
     connect()
     placement = place(config.workers)
     options = {
@@ -135,7 +141,7 @@ def _caption(
         "num_threads": placement.num_threads,
     }
     steps: list[Step] = [
-        SelectFeatures(features=features, wanted=frozenset(references)),
+        SelectFeatures(features=features, wanted=frozenset(references), num_views=num_views),
         ModelStep(operator=CaptionFeatures, options=options, placement=placement),
     ]
     shards = [pa.table({"shard": [name]}) for name in features.shards]
