@@ -254,6 +254,7 @@ def test_all_photos_failing_is_an_error(model: Path, folder: Path) -> None:
         caption(CaptionConfig(photos=(str(folder / "broken.JPG"),), model=str(model)))
 
 
+@pytest.mark.slow
 def test_fast_decoding_is_an_option(model: Path, tmp_path: Path) -> None:
     """The encoder sees the means of 8 x 8 pixels, though the model's features were made of whole photos."""
     pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
@@ -306,6 +307,7 @@ def test_finished_photos_are_not_opened_again(model: Path, photo_folder: Path, f
     assert (other.num_captions, other.num_failures) == (2, 4)
 
 
+@pytest.mark.slow
 def test_rays_metrics_have_the_counts(model: Path, folder: Path) -> None:
     import ray
 
