@@ -26,7 +26,7 @@ PRESETS: Final[Mapping[str, Mapping[Path, Any]]] = {
         ("extract", "num_views"): 4,
         ("train", "model", "decoder"): "attention",
         ("train", "model", "dropout"): 0.3,
-        ("train", "num_members"): 4,
+        ("train", "num_members"): 3,
         ("train", "epochs"): 12,
         ("train", "global_batch_size"): 32,
         ("train", "schedule"): "cosine",
