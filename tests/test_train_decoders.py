@@ -11,7 +11,7 @@ from builders import write_shard
 
 from raycap.captioner import Captioner
 from raycap.config import DecodingConfig, ModelConfig, TrainConfig
-from raycap.errors import InputError
+from raycap.errors import InputError, StaleError
 from raycap.features import FeatureSet
 from raycap.metrics import score_all
 from raycap.model import Bundle
@@ -104,6 +104,12 @@ def test_members_are_trained_apart_and_bundled_together(
     record = read_json(str(tmp_path / "both/run.json"))
     (tmp_path / "both/run.json").write_text(json.dumps(record | {"result": None}))
     assert train(config).history == result.history
+    # further views of the photos make another model
+    whole = FeatureSet.open(str(regions))
+    for name, shard in zip(whole.shards, whole.iter_shards(), strict=True):
+        write_shard(tmp_path / "views", name, shard.image_ids, shard.features, views=[shard.features], card=whole.card)
+    with pytest.raises(StaleError, match="num_views was 1, now 2"):
+        train(replace(config, features=str(tmp_path / "views")))
 
 
 @pytest.mark.slow

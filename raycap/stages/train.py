@@ -80,6 +80,7 @@ def train(config: TrainConfig) -> TrainResult:
     inputs = {
         "tokenizer_hash": short_hash(prepared.tokenizer.to_json()),
         "encoder_hash": features.card.weights_hash,
+        "num_views": features.num_views,
         "captions_hash": prepared.captions_hash("train", "dev"),
         "photos_hash": short_hash(sorted(present.intersection(prepared.image_ids("train", "dev")))),
     }
