@@ -25,7 +25,7 @@ from raycap.model import Bundle
 from raycap.photo_decoder import PhotoDecoder
 from raycap.photo_reader import Address, read_photos
 from raycap.schema import PAD_ID
-from raycap.text import FUNCTION_WORDS
+from raycap.text import FUNCTION_WORDS, OPEN_WORDS
 from raycap.views import MIRRORED, view
 
 Photo: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
@@ -122,6 +122,11 @@ class Captioner:
     def _meaningful(self) -> tuple[int, ...]:
         """Tokens that carry meaning."""
         return tuple(number for word, number in self.bundle.tokenizer.ids.items() if word not in FUNCTION_WORDS)
+
+    @cached_property
+    def _open(self) -> tuple[int, ...]:
+        """Tokens that no sentence ends in."""
+        return tuple(number for word, number in self.bundle.tokenizer.ids.items() if word in OPEN_WORDS)
 
     # fmt: off
     @overload
@@ -242,6 +247,7 @@ class Captioner:
             "min_words": decoding.min_length - 2,
             "no_repeat_ngram": decoding.no_repeat_ngram,
             "once": self._meaningful if decoding.no_repeat_words else (),
+            "not_last": self._open if decoding.whole_sentences else (),
             "forbidden": (PAD_ID,),
         }
         step, state = self._steps.start(features, *([mirrored] if decoding.mirrored and mirrored is not None else []))

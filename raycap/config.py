@@ -249,6 +249,9 @@ class DecodingConfig:
     """No sequence of this many words comes twice in a caption; 0 allows any."""
     no_repeat_words: bool = False
     """No word comes twice in a caption but articles, prepositions and their like, which are English."""
+    whole_sentences: bool = False
+    """No caption ends in an article, "of", "is" or their like, which are English; where rare words were left out of
+    training, a model learns that it may."""
     consensus: float = 0.0
     """Choose the caption that says most of what the beam's other captions say, each weighing as much as its
     probability to this power, such as 0.4; 0 chooses the most probable."""

@@ -103,6 +103,7 @@ def search(
     min_words: int = 1,
     no_repeat_ngram: int = 0,
     once: Collection[int] = (),
+    not_last: Collection[int] = (),
     forbidden: Collection[int] = (),
 ) -> list[list[Hypothesis]]:
     """Return the best hypotheses of each photo, best first.
@@ -122,6 +123,7 @@ def search(
         min_words: words before the end token may come.
         no_repeat_ngram: no sequence of this many words comes twice in a hypothesis; 0 allows any.
         once: tokens of which none comes twice in a hypothesis.
+        not_last: tokens after which the end token may not come.
         forbidden: more tokens never to generate (padding).
 
     Returns:
@@ -130,7 +132,7 @@ def search(
     Reference:
         Wu et al. 2016, arXiv:1609.08144, section 7 (length normalisation; ours is the plain power).
     """
-    rules = _Rules(end_id, (start_id, *forbidden), min_words, no_repeat_ngram, tuple(once))
+    rules = _Rules(end_id, (start_id, *forbidden), min_words, no_repeat_ngram, tuple(once), tuple(not_last))
 
     def advance(beam: _Beam, found: Continuations) -> _Beam:
         return _advance(beam, found, end_id, beam_width, length_penalty)
@@ -153,6 +155,7 @@ def sample(
     min_words: int = 1,
     no_repeat_ngram: int = 0,
     once: Collection[int] = (),
+    not_last: Collection[int] = (),
     forbidden: Collection[int] = (),
 ) -> list[list[Hypothesis]]:
     """Return hypotheses of each photo drawn at random, the most probable first.
@@ -173,12 +176,13 @@ def sample(
         min_words: likewise.
         no_repeat_ngram: likewise.
         once: likewise.
+        not_last: likewise.
         forbidden: likewise.
 
     Reference:
         Holtzman et al. 2020, arXiv:1904.09751, section 3.1 (top-p, nucleus sampling).
     """
-    rules = _Rules(end_id, (start_id, *forbidden), min_words, no_repeat_ngram, tuple(once))
+    rules = _Rules(end_id, (start_id, *forbidden), min_words, no_repeat_ngram, tuple(once), tuple(not_last))
     num_samples = uniforms.shape[1]
 
     def advance(beam: _Beam, found: Continuations) -> _Beam:
@@ -226,12 +230,13 @@ class _Rules:
     min_words: int
     no_repeat_ngram: int
     once: tuple[int, ...]
+    not_last: tuple[int, ...]
 
     def wanted(self, tokens: NDArray[np.int32], count: int | None) -> Wanted:
         """Return what to ask for after `tokens`, `(rows, length)`, to have `count` continuations."""
         if count is not None and self._is_too_short(tokens):
             count += 1
-        return Wanted(count, self.never, self._repeats(tokens))
+        return Wanted(count, self.never, self._banned(tokens))
 
     def apply(self, found: Continuations, tokens: NDArray[np.int32], count: int | None) -> Continuations:
         """Return the `count` continuations after `tokens`, the end token not among them if it comes too early."""
@@ -247,18 +252,19 @@ class _Rules:
     def _is_too_short(self, tokens: NDArray[np.int32]) -> bool:
         return len(tokens[0]) - 1 < self.min_words
 
-    def _repeats(self, tokens: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return rows and tokens that would repeat an n-gram of their row, or a token that may come once."""
+    def _banned(self, tokens: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return rows and tokens: what would repeat an n-gram or a token that may come once, and the end too early."""
         said = tokens[:, 1:]
         rows, places = np.nonzero(np.isin(said, self.once)) if self.once else _NONE
-        repeats = [(rows, said[rows, places])]
+        open_rows = np.flatnonzero(np.isin(tokens[:, -1], self.not_last)) if self.not_last else _NONE[0]
+        banned = [(rows, said[rows, places]), (open_rows, np.full(len(open_rows), self.end_id))]
         size = self.no_repeat_ngram
         if 0 < size <= said.shape[1]:
             windows = np.lib.stride_tricks.sliding_window_view(said, size, axis=1)
             tail = tokens[:, tokens.shape[1] - size + 1 :]
             rows, places = np.nonzero(np.all(windows[:, :, :-1] == tail[:, np.newaxis], axis=2))
-            repeats.append((rows, windows[rows, places, -1]))
-        all_rows, all_tokens = (np.concatenate(each).astype(np.int64) for each in zip(*repeats, strict=True))
+            banned.append((rows, windows[rows, places, -1]))
+        all_rows, all_tokens = (np.concatenate(each).astype(np.int64) for each in zip(*banned, strict=True))
         return all_rows, all_tokens
 
 

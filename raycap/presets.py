@@ -37,6 +37,7 @@ PRESETS: Final[Mapping[str, Mapping[Path, Any]]] = {
         ("evaluate", "decoding", "beam_width"): 20,
         ("evaluate", "decoding", "no_repeat_ngram"): 2,
         ("evaluate", "decoding", "no_repeat_words"): True,
+        ("evaluate", "decoding", "whole_sentences"): True,
         ("evaluate", "decoding", "mirrored"): True,
         ("evaluate", "decoding", "consensus"): 0.3,
     },

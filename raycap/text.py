@@ -26,6 +26,10 @@ it they him her them his hers its their who which whose there other another each
 FUNCTION_WORDS: Final = frozenset(_FUNCTION_WORDS.split())
 """English words that a sentence may well say twice; all others carry its meaning."""
 
+_OPEN_WORDS = "a an the of and or with at from into is are was were while as his its their"
+OPEN_WORDS: Final = frozenset(_OPEN_WORDS.split())
+"""English words that want another one after them: with one of them last, a sentence is not finished."""
+
 _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 

@@ -678,3 +678,19 @@ def test_a_word_that_may_come_once(once, no_repeat_ngram, tokens):
 def test_words_that_may_all_come_once_are_ngrams_of_one_word(beam_width):
     options = {"num_photos": 6, "beam_width": beam_width, "max_length": 12}
     assert run(noise(seed=11), once=(A, B, C), **options) == run(noise(seed=11), no_repeat_ngram=1, **options)
+
+
+@pytest.mark.parametrize(("not_last", "tokens"), [((), (A,)), ((A,), (A, B)), ((A, B), (A, B, C))])
+def test_a_sentence_does_not_end_in_some_words(not_last, tokens):
+    chain = {START: {A: 1.0}, A: {END: 0.9, B: 0.1}, B: {END: 0.9, C: 0.1}, C: {END: 0.9, A: 0.1}}
+    found = best(after(chain), not_last=not_last, max_length=12)
+    assert found.tokens == tokens
+    assert found.finished
+    assert found.log_prob == pytest.approx(math.log(0.1 ** (len(tokens) - 1) * 0.9), abs=1e-5)
+
+
+def test_where_no_word_may_be_last_it_goes_on_to_the_greatest_length():
+    chain = {START: {A: 1.0}, A: {END: 0.9, B: 0.1}, B: {END: 0.9, A: 0.1}}
+    found = best(after(chain), not_last=(A, B), max_length=6)
+    assert found.tokens == (A, B, A, B, A)
+    assert not found.finished

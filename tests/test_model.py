@@ -134,7 +134,7 @@ def test_greedy_equals_the_slow_way(config: ModelConfig) -> None:
     [
         DecodingConfig(beam_width=3),
         DecodingConfig(beam_width=4, num_captions=4, no_repeat_ngram=1, min_length=5),
-        DecodingConfig(beam_width=6, num_captions=2, consensus=0.4, no_repeat_words=True),
+        DecodingConfig(beam_width=6, num_captions=2, consensus=0.4, no_repeat_words=True, whole_sentences=True),
         DecodingConfig(sample=True, num_captions=3, temperature=1.5, top_k=5, top_p=0.9, sample_seed=3),
     ],
 )
