@@ -84,7 +84,7 @@ def test_an_ensemble_too(kind: str, tmp_path: Path) -> None:
     model = ensemble.combine(models)
     module._WRITERS[kind](model, tmp_path / FILES[kind])
     run = opened(kind, tmp_path / FILES[kind])
-    for feature, tokens in inputs(WORDS, DIM, seed=1):
+    for feature, tokens in inputs(WORDS, (DIM,), seed=1):
         np.testing.assert_allclose(run(feature, tokens), model([feature, tokens], training=False), atol=1e-4)
 
 
