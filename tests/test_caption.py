@@ -132,6 +132,7 @@ def test_formats_and_sidecars_say_the_same(model: Path, folder: Path) -> None:
     assert list(captions_of(out).columns) == [name for name in GENERATED.names if name != "image_id"]
 
 
+@pytest.mark.slow
 def test_captions_as_one_file_are_never_those_of_an_earlier_run(
     model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +226,7 @@ def test_another_photo_of_the_same_name_is_not_taken_for_done(model: Path, folde
     assert (both.num_new, both.num_captions, both.num_failures) == (4, 6, 2)
 
 
+@pytest.mark.slow
 def test_sampling_is_the_same_in_any_shards(model: Path, folder: Path, tmp_path: Path) -> None:
     decoding = DecodingConfig(sample=True, temperature=2.0, sample_seed=4, min_length=6, no_repeat_ngram=2)
     found = []
