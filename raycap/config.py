@@ -290,6 +290,11 @@ class DecodingConfig:
             f"{self.num_captions}, or --sample",
         )
 
+    @property
+    def num_views(self) -> int:
+        """Views of each photo that it looks at: the photo, and perhaps it mirrored."""
+        return 2 if self.mirrored else 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:

@@ -23,7 +23,7 @@ from raycap.runs import require_record
 from raycap.schema import ALTERNATIVES, GENERATED, feature_columns, feature_schema
 from raycap.shards import ShardedOutput, shard_name
 from raycap.sidecars import Sidecars
-from raycap.views import MIRRORED, view
+from raycap.views import view
 
 Operator = Callable[[pa.Table], pa.Table]
 
@@ -216,7 +216,7 @@ class CaptionFeatures(_ModelHolder):
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return `table` with the columns added."""
-        columns = feature_columns(1 + MIRRORED) if self._decoding.mirrored else feature_columns(1)
+        columns = feature_columns(self._decoding.num_views)
         features, mirrored = to_array(table[columns[0]]), to_array(table[columns[-1]])
         image_ids = np.array(table["image_id"].to_pylist(), object)
         good = np.arange(len(table))

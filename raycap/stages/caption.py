@@ -25,7 +25,6 @@ from raycap.shards import ShardCounts, ShardedOutput
 from raycap.sidecars import BESIDE, SidecarCounts, Sidecars, delete_written_sidecars
 from raycap.sole_writer import sole_writer
 from raycap.storage import delete_file, exists, is_folder, is_local, num_bytes, walk_files
-from raycap.views import MIRRORED
 
 STAGE = "caption"
 _ENCODER_SHARE = 0.7
@@ -297,15 +296,15 @@ class _Job:
     def _photo_bytes(self) -> int:
         """Of a photo between two steps at its largest: decoded, or its feature."""
         encoder = self.card.encoder
-        num_features = 1 + MIRRORED if self.config.decoding.mirrored else 1
-        return max(encoder.height_px * encoder.width_px * 3, 4 * math.prod(encoder.shape) * num_features)
+        feature_bytes = 4 * math.prod(encoder.shape) * self.config.decoding.num_views
+        return max(encoder.height_px * encoder.width_px * 3, feature_bytes)
 
     def _steps(self, placement: Placement) -> list[Step]:
         config, encoder = self.config, self.card.encoder
         decode = DecodePhotos.of(encoder, config.limits, fast=config.fast_decode)
         common = {"batch_size": config.workers.batch_size, "num_threads": placement.num_threads}
-        num_views = 1 + MIRRORED if config.decoding.mirrored else 1
-        encode = {"load": LoadEncoder(card=encoder, file=config.encoder_file), "num_views": num_views, **common}
+        load = LoadEncoder(card=encoder, file=config.encoder_file)
+        encode = {"load": load, "num_views": config.decoding.num_views, **common}
         speak = {"bundle": self.bundle, "decoding": config.decoding, **common}
         return [
             decode,

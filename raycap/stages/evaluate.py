@@ -25,7 +25,6 @@ from raycap.scores import EvaluateResult, check_against, read_result, read_rows
 from raycap.scoring import compare_rows, score_rows
 from raycap.sole_writer import sole_writer
 from raycap.storage import write_json
-from raycap.views import MIRRORED
 
 # options that change neither captions nor what they score
 _IGNORED = ("workers", "against", "meteor_timeout_s")
@@ -84,7 +83,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     }
     if config.against is not None:
         check_against(config.against, config.split)
-    if config.decoding.mirrored and features.num_views <= MIRRORED:
+    if features.num_views < config.decoding.num_views:
         raise InputError(
             f"--mirrored needs features of mirrored photos, which {config.features} has not; extract with "
             "--num-views 2, or leave it out"
@@ -131,7 +130,6 @@ def _caption(
     config: EvaluateConfig, bundle: str, features: FeatureSet, references: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
     """Return the photos that have a feature, by `image_id`, with what `scoring.score_rows` reads of each."""
-    num_views = 1 + MIRRORED if config.decoding.mirrored else 1
     connect()
     placement = place(config.workers)
     options = {
@@ -141,7 +139,7 @@ def _caption(
         "num_threads": placement.num_threads,
     }
     steps: list[Step] = [
-        SelectFeatures(features=features, wanted=frozenset(references), num_views=num_views),
+        SelectFeatures(features=features, wanted=frozenset(references), num_views=config.decoding.num_views),
         ModelStep(operator=CaptionFeatures, options=options, placement=placement),
     ]
     shards = [pa.table({"shard": [name]}) for name in features.shards]
