@@ -6,7 +6,8 @@ Without a model, one of random weights at the tutorial's sizes (7,579 words, 4,0
 words and hardly share a prefix. The tutorial's way is `predict` on one photo and the padded prefix, for each word. The
 limit is the time of a large float32 matrix product with as many floating-point operations as must be done: two for each
 weight of the layer over the vocabulary for each word of each hypothesis, of the LSTM and its part of the merging layer
-for each distinct prefix, of the photo's layers for each photo. Prints one table.
+for each distinct prefix, of the photo's layers for each photo. One row is a product of the shape of the layer over the
+vocabulary and nothing else: what it lacks of the limit no decoder has. Prints one table.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def main() -> None:
     configure(os.cpu_count())
     count = 1000 if options.full else 200
     bundle = options.model or str(make_bundle(options.work / "vgg16-bundle", "vgg16"))
-    captioner = Captioner.load(bundle)
+    captioner: Any = Captioner.load(bundle)
     dim = captioner.bundle.card.encoder.dim
     features = read_features(options.features, count) if options.features else random_features(count, dim)
     max_length = None if options.model else 12
@@ -57,6 +58,9 @@ def main() -> None:
         greedy_s = greedy_s or took_s
         name = "raycap, greedy" if width == 1 else f"raycap, beam {width}"
         rows.append((name, 1 / took_s, tutorial_s / took_s, took_s / greedy_s, flop / 1e6, limit_s / took_s))
+    units, vocab_size = captioner._steps.words_part.shape[0], captioner.bundle.tokenizer.vocab_size
+    alone = peak_gflops(len(features), units, vocab_size) / peak_gflops()
+    rows.append((f"a product of {len(features):,} x {units} x {vocab_size:,} alone", "", "", "", "", alone))
     columns = ("what", "captions/s", "x tutorial", "cost in greedy", "MFLOP a caption", "of the limit")
     print_table(
         f"{len(features):,} photos, {dim:,} features, {captioner.bundle.tokenizer.vocab_size:,} words", columns, rows
@@ -93,31 +97,31 @@ def tutorial(captioner: Any, feature: Any, max_length: int | None) -> list[int]:
 
 def count_flop(captioner: Any, run: Any) -> float:
     """Return the operations that a run cannot do without, by watching its searches."""
-    next_word = captioner._next_word
-    units, vocab_size = next_word.words_part.shape[0], len(next_word.inputs)
+    steps = captioner._steps
+    units, vocab_size = steps.words_part.shape[0], len(steps.inputs)
     dim = captioner.bundle.card.encoder.dim
     flop = 0.0
-    start = next_word.start
+    begin = steps.begin
 
     def watched(features: Any) -> Any:
         nonlocal flop
         flop += len(features) * 2 * (dim * units + units * units)
-        step, state = start(features)
+        advance, state = begin(features)
 
-        def count(tokens: Any, state: Any, wanted: Any) -> Any:
+        def count(tokens: Any, state: Any) -> Any:
             nonlocal flop
-            found, state = step(tokens, state, wanted)
+            seen, state = advance(tokens, state)
             prefixes = len(np.unique(state[1]))
             flop += len(tokens) * 2 * units * vocab_size + prefixes * 2 * (units * 4 * units + units * units)
-            return found, state
+            return seen, state
 
         return count, state
 
-    next_word.start = watched
+    steps.begin = watched
     try:
         run()
     finally:
-        next_word.start = start
+        steps.begin = begin
     return flop
 
 

@@ -21,8 +21,8 @@ def median_s(work: Callable[[], Any], repetitions: int = 5) -> float:
     return statistics.median(times)
 
 
-def peak_gflops() -> float:
-    """Return the GFLOP/s of a large float32 matrix product, the better of numpy's and TensorFlow's.
+def peak_gflops(rows: int = _SIDE, inner: int = _SIDE, columns: int = _SIDE) -> float:
+    """Return the GFLOP/s of a float32 matrix product, by default a large one, the better of numpy's and TensorFlow's.
 
     TensorFlow's threads must be set before, as for what is measured beside.
     """
@@ -31,18 +31,20 @@ def peak_gflops() -> float:
     from threadpoolctl import threadpool_limits
 
     num_threads = os.cpu_count() or 1
-    matrix = np.random.default_rng(0).normal(size=(_SIDE, _SIDE)).astype(np.float32)
-    out = np.empty_like(matrix)
-    rows = np.array_split(np.arange(_SIDE), num_threads)
-    on_device = tf.constant(matrix)
+    rng = np.random.default_rng(0)
+    left = rng.normal(size=(rows, inner)).astype(np.float32)
+    right = rng.normal(size=(inner, columns)).astype(np.float32)
+    out = np.empty((rows, columns), np.float32)
+    parts = np.array_split(np.arange(rows), num_threads)
+    on_device = tf.constant(left), tf.constant(right)
     product = tf.function(tf.matmul)
     with ThreadPoolExecutor(num_threads) as threads, threadpool_limits(1, "blas"):
 
         def with_numpy() -> None:
-            list(threads.map(lambda part: np.matmul(matrix[part], matrix, out=out[part[0] : part[-1] + 1]), rows))
+            list(threads.map(lambda part: np.matmul(left[part], right, out=out[part[0] : part[-1] + 1]), parts))
 
-        fastest = min(median_s(with_numpy, 7), median_s(lambda: product(on_device, on_device).numpy(), 7))
-    return 2 * _SIDE**3 / fastest / 1e9
+        fastest = min(median_s(with_numpy, 7), median_s(lambda: product(*on_device).numpy(), 7))
+    return 2 * rows * inner * columns / fastest / 1e9
 
 
 def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
