@@ -52,7 +52,7 @@ audit: $(READY)
 		exit 1; }
 
 bench: $(READY)
-	@for each in scores decode train train_workers extract caption_stages caption_listing caption_scale; do \
+	@for each in scores decode train train_workers extract caption_stages caption_listing caption_scale growth; do \
 		$(BIN)/python benchmarks/$$each.py $(if $(FULL),--full) || exit 1; done
 
 docs: $(READY)
