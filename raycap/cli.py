@@ -106,10 +106,11 @@ def _start(name: str, command: Command, given: Parsed) -> int:
         from raycap.config_file import read
 
         values = {**read(others.pop(0), command.options), **values}
-    if name in {"run", "config"}:
-        from raycap.presets import PRESETS
+    if hasattr(command.options, "preset"):
+        from raycap.presets import preset_of
 
-        values = {**PRESETS[values.get(("preset",), "tutorial")], **values}
+        preset = values.get(("preset",), "tutorial")
+        values = {**preset_of(preset, decoding_alone=name not in {"run", "config"}), **values}
     if others:
         raise InputError(f"{others[0]!r:.60} belongs to no option; raycap {name} --help lists them")
     if name == "config":

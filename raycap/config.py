@@ -378,6 +378,8 @@ class CaptionConfig:
     """Decode JPEG photos at 1/8, 1/4 or 1/2 of their size, even if the model's features were not made so."""
     encoder_file: str | None = None
     """Where the encoder's saved model or weights file is now, if not where it was at extract."""
+    preset: Literal["tutorial", "paper", "best"] = "tutorial"
+    """On the command line, search options to start from: those by which `raycap run --preset` scores."""
     listing: PhotosConfig = field(default_factory=PhotosConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)

@@ -1,4 +1,4 @@
-"""Presets: options of a run by name, over which those that are given go. Knows no command."""
+"""Presets: options of a run by name, over which those that are given go."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -43,3 +43,16 @@ PRESETS: Final[Mapping[str, Mapping[Path, Any]]] = {
     },
 }
 """The options of each preset, by path; all others are the defaults."""
+
+
+def preset_of(name: str, *, decoding_alone: bool) -> Mapping[Path, Any]:
+    """Return the options of a preset.
+
+    Args:
+        name: of the preset.
+        decoding_alone: those of evaluate's search, for a command that has no other part of them.
+    """
+    options = PRESETS[name]
+    if not decoding_alone:
+        return options
+    return {path[1:]: value for path, value in options.items() if path[:2] == ("evaluate", "decoding")}

@@ -167,6 +167,8 @@ class ServeConfig:
 
     model: str
     """What train wrote, or its bundle."""
+    preset: Literal["tutorial", "paper", "best"] = "tutorial"
+    """On the command line, search options to start from: those by which `raycap run --preset` scores."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 lets other machines in. There is no password: put a proxy with one before it."""
     port: int = 8000

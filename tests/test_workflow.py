@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from raycap.cli import main
-from raycap.config import EvaluateConfig, TrainConfig
+from raycap.config import DecodingConfig, EvaluateConfig, TrainConfig
 from raycap.config_file import read, template
 from raycap.demo import demo
 from raycap.errors import InputError, StaleError
@@ -207,6 +207,25 @@ def test_a_preset_is_options_that_others_go_before(
     built = build(RunConfig, made)
     assert built.preset == name
     assert built.train.model.units == 64
+
+
+def test_caption_and_serve_search_as_a_preset_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def take(config: Any) -> Any:
+        given.append(config)
+        raise InputError("enough")
+
+    monkeypatch.setattr("raycap.stages.caption.plan", take)
+    monkeypatch.setattr("raycap.serve.serve", take)
+    for command in (["caption", "p", "--dry-run"], ["serve"]):
+        for preset in ([], ["--preset", "best"], ["--preset", "best", "--beam-width", "2", "--no-mirrored"]):
+            assert main([*command, "--model", "m", *preset]) == 2
+    wanted = build(RunConfig, {**PRESETS["best"], ("prepare", "captions"): ("c",), ("prepare", "photos"): "p"})
+    best = wanted.evaluate.decoding
+    assert best.consensus > 0
+    expected = [DecodingConfig(), best, replace(best, beam_width=2, mirrored=False)]
+    assert [config.decoding for config in given] == expected * 2
 
 
 def test_every_option_is_in_the_printed_configuration_with_its_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ from raycap.storage import delete_file, exists, is_folder, is_local, num_bytes, 
 STAGE = "caption"
 _ENCODER_SHARE = 0.7
 # what does not change what captions are; all the rest does
-_NOT_IDENTITY = ("photos", "model", "encoder_file", "limit", "dry_run", "listing", "output", "limits", "workers")
+_IGNORED = ("photos", "model", "preset", "encoder_file", "limit", "dry_run", "listing", "output", "limits", "workers")
 _STATS_AT_ONCE, _STATS_A_CALL = 32, 256
 
 
@@ -183,7 +183,7 @@ class _Job:
         inputs = {"model_hash": short_hash(self.card.to_fields())}
         over = policy == "overwrite"
         try:
-            return Run.open(self.out, STAGE, self.config, ignore=_NOT_IDENTITY, inputs=inputs, start_over=over)
+            return Run.open(self.out, STAGE, self.config, ignore=_IGNORED, inputs=inputs, start_over=over)
         except ConflictError as error:
             if over:
                 raise
