@@ -20,7 +20,7 @@ from raycap.threads import Threads, cut_rows
 _ROWS, _WORDS = 1024, 768
 _SMALLEST_TOTAL = 1e-25  # a sum of exponentials beyond it, or its inverse, has lost some of them
 _TAKEN = -1.0  # less than any weight
-_ROUNDS = 16  # more words than this are found by sorting
+_ROUNDS = 16  # more words than this are not looked for one by one
 
 
 class TopWords:
@@ -122,7 +122,7 @@ def largest_of(values: NDArray[np.float32], count: int | None) -> tuple[NDArray[
     """
     count = values.shape[1] if count is None else min(count, values.shape[1])
     if count > _ROUNDS:
-        columns = np.argsort(-values, axis=1, kind="stable")[:, :count]
+        columns = _in_order(values, count)
         return columns, np.take_along_axis(values, columns, axis=1)
     columns = np.empty((len(values), count), np.int64)
     largest = np.empty((len(values), count), np.float32)
@@ -132,3 +132,17 @@ def largest_of(values: NDArray[np.float32], count: int | None) -> tuple[NDArray[
         largest[:, place] = values[rows, columns[:, place]]
         values[rows, columns[:, place]] = _TAKEN
     return columns, largest
+
+
+def _in_order(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Return the columns of the `count` largest values of each row, largest first, ties by column."""
+    if count == values.shape[1]:
+        return np.argsort(-values, axis=1, kind="stable")
+    columns = np.sort(np.argpartition(values, -count, axis=1)[:, -count:], axis=1)
+    found = np.take_along_axis(values, columns, axis=1)
+    columns = np.take_along_axis(columns, np.argsort(-found, axis=1, kind="stable"), axis=1)
+    least = found.min(axis=1, keepdims=True)
+    # a partition takes any of several equal ones
+    unsure = np.flatnonzero(np.sum(values == least, axis=1) > np.sum(found == least, axis=1))
+    columns[unsure] = np.argsort(-values[unsure], axis=1, kind="stable")[:, :count]
+    return columns

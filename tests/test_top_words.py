@@ -104,3 +104,14 @@ def test_ties_go_to_the_first_column(count):
     columns, largest = largest_of(values, count)
     np.testing.assert_array_equal(columns, [range(count)] * 3)
     assert (largest == 0).all()
+
+
+@pytest.mark.parametrize("count", [2, 16, 17, 29, 30, None])
+@pytest.mark.parametrize("num_values", [2, 5, 1000])
+def test_the_largest_are_those_of_a_stable_sort(count, num_values):
+    """Of so few different values, ties cross every edge."""
+    values = np.random.default_rng([num_values, count or 0]).integers(num_values, size=(40, 30)).astype(np.float32)
+    expected = np.argsort(-values, axis=1, kind="stable")[:, :count]
+    columns, largest = largest_of(values.copy(), count)
+    np.testing.assert_array_equal(columns, expected)
+    np.testing.assert_array_equal(largest, np.take_along_axis(values, expected, axis=1))

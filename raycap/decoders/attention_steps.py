@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from raycap.decoders.attention import photo_side
 from raycap.decoders.packed_lstm import lstm_cell
-from raycap.decoders.regions import in_parts
+from raycap.decoders.regions import in_parts, look
 from raycap.decoders.steps import Advance, Steps
 from raycap.decoders.vocabulary import vocabulary
 from raycap.decoding import State
@@ -17,7 +16,10 @@ from raycap.threads import Threads
 
 
 class AttentionSteps(Steps):
-    """An attention model's layers; what a photo adds to the LSTM's gates, and to what is merged, is worked out once."""
+    """An attention model's layers, with what a photo adds to the LSTM's gates, and to what is merged, worked out once.
+
+    So is what each word of the vocabulary adds to the gates.
+    """
 
     def __init__(self, model: Any, *, num_threads: int | None = None) -> None:
         """Take the layers of an attention model.
@@ -37,6 +39,8 @@ class AttentionSteps(Steps):
     def refresh(self) -> None:
         """Take the weights anew, after they have changed."""
         self.top = vocabulary(*self._layer("next_word").get_weights(), threads=self._threads)
+        cell = self._layer("lstm").cell
+        self.inputs = tf.matmul(self._layer("embedding").embeddings, cell.kernel[: -self._units])
 
     def begin(self, features: NDArray[np.float32]) -> tuple[Advance, State]:
         """Return what takes one search a word further, and its state before the first word; see `Steps`."""
@@ -52,25 +56,27 @@ class AttentionSteps(Steps):
         to_merged = tf.matmul(photo, merged.kernel[-self._units :]) + merged.bias
         return keys, values, to_gates, to_merged
 
-    def _advance(self, tokens: Any, rows: Any, hidden: Any, carry: Any, *photos: Any) -> tuple[Any, Any, Any]:
+    def _advance(
+        self, inputs: Any, tokens: Any, rows: Any, hidden: Any, carry: Any, *photos: Any
+    ) -> tuple[Any, Any, Any]:
         """Return what the layer over the vocabulary sees, and the LSTM's new state.
 
         Args:
+            inputs: `(vocab_size, 4 * units)`, what a word adds to the LSTM's gates.
             tokens: `(rows,)`, the newest token of each hypothesis.
             rows: `(rows,)`, its photo.
             hidden: `(rows, units)`.
             carry: `(rows, units)`.
             photos: what `_see` returned.
         """
-        keys, values, to_gates, to_merged = (tf.gather(each, rows) for each in photos)
+        keys, values, to_gates, to_merged = photos
         cell, merged = self._layer("lstm").cell, self._layer("merged_dense")
-        gates = tf.matmul(self._layer("embedding")(tokens), cell.kernel[: -self._units]) + to_gates
-        gates += tf.matmul(hidden, cell.recurrent_kernel)
+        gates = tf.gather(inputs, tokens) + tf.gather(to_gates, rows) + tf.matmul(hidden, cell.recurrent_kernel)
         hidden, carry = lstm_cell(gates, carry)
-        query = self._layer("attention_query")(hidden[:, tf.newaxis])
-        seen = tf.reshape(keras.ops.dot_product_attention(query, keys, values), tf.shape(hidden))
+        query = self._layer("attention_query")(hidden[:, tf.newaxis])[:, 0]
+        seen = tf.reshape(look(query, keys, values, rows), tf.shape(hidden))
         words = tf.concat([hidden, seen], axis=1)
-        told = tf.tanh(tf.matmul(words, merged.kernel[: -self._units]) + to_merged)
+        told = tf.tanh(tf.matmul(words, merged.kernel[: -self._units]) + tf.gather(to_merged, rows))
         return self._layer("merged_norm")(told), hidden, carry
 
 
@@ -82,5 +88,5 @@ class _Search:
 
     def __call__(self, tokens: NDArray[np.int32], state: State) -> tuple[NDArray[np.float32], State]:
         rows, *memory = state
-        merged, hidden, carry = self._steps.advance(tokens, rows, *memory, *self._photos)
+        merged, hidden, carry = self._steps.advance(self._steps.inputs, tokens, rows, *memory, *self._photos)
         return merged.numpy(), (rows, hidden.numpy(), carry.numpy())

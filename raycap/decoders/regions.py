@@ -54,3 +54,29 @@ def in_parts(photo_side: Callable[[Any], Any], features: NDArray[np.float32]) ->
     starts = range(0, len(features), _PHOTOS_A_CALL)
     parts = [photo_side(features[i : i + _PHOTOS_A_CALL]) for i in starts]
     return tuple(tf.concat(each, axis=0) for each in zip(*parts, strict=True))
+
+
+def look(query: Any, keys: Any, values: Any, rows: Any) -> Any:
+    """Return what each hypothesis sees of the regions of its photo, `(rows, num_heads, depth)`.
+
+    Hypotheses of one photo are laid side by side, so that its keys and values are read once for all of them: copied for
+    each they are most of what a wide beam costs.
+
+    Args:
+        query: `(rows, num_heads, depth)`.
+        keys: `(photos, num_regions, num_heads, depth)`.
+        values: likewise.
+        rows: `(rows,)` int64, the photo of each hypothesis.
+    """
+    order = tf.cast(tf.argsort(rows, stable=True), tf.int64)[:, tf.newaxis]
+    photos = tf.gather(rows, order[:, 0])
+    seen, place = tf.unique(photos, tf.int64)
+    beside = tf.range(tf.shape(photos, tf.int64)[0]) - tf.searchsorted(photos, photos, out_type=tf.int64)
+    width = tf.reduce_max(beside) + 1
+    slots = (place * width + beside)[:, tf.newaxis]
+    num_slots, shape = tf.size(seen, tf.int64) * width, tf.shape(query, tf.int64)
+    laid = tf.scatter_nd(slots, tf.gather_nd(query, order), tf.concat([[num_slots], shape[1:]], axis=0))
+    laid = tf.reshape(laid, tf.concat([[-1, width], shape[1:]], axis=0))
+    found = keras.ops.dot_product_attention(laid, tf.gather(keys, seen), tf.gather(values, seen))
+    found = tf.reshape(found, tf.concat([[-1], shape[1:]], axis=0))
+    return tf.scatter_nd(order, tf.gather_nd(found, slots), shape)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from raycap.decoders.regions import in_parts
+from raycap.decoders.regions import in_parts, look
 from raycap.decoders.steps import Advance, Steps
 from raycap.decoders.transformer import decode, embed, photo_side
 from raycap.decoders.vocabulary import vocabulary
@@ -61,21 +61,19 @@ class TransformerSteps(Steps):
         past = tf.concat([past, own[:, tf.newaxis]], axis=1)
         grown: list[Any] = []
 
-        def attend(query: Any, keys: Any, values: Any) -> Any:
-            """Take queries `(1, rows, num_heads, depth)`, keys and values with a row for each."""
-            query = tf.transpose(query, [1, 0, 2, 3])
-            return tf.transpose(keras.ops.dot_product_attention(query, keys, values), [1, 0, 2, 3])
-
+        # queries are `(1, rows, num_heads, depth)`
         def recall(index: int, query: Any, *new: Any) -> Any:
             both = [tf.concat([memory[2 * index + i], each[0]], axis=0) for i, each in enumerate(new)]
             grown.extend(both)
-            return attend(query, *(tf.gather(each, past) for each in both))
+            query = tf.transpose(query, [1, 0, 2, 3])
+            found = keras.ops.dot_product_attention(query, *(tf.gather(each, past) for each in both))
+            return tf.transpose(found, [1, 0, 2, 3])
 
-        def look(query: Any, keys: Any, values: Any) -> Any:
-            return attend(query, tf.gather(keys, rows), tf.gather(values, rows))
+        def see(query: Any, keys: Any, values: Any) -> Any:
+            return look(query[0], keys, values, rows)[tf.newaxis]
 
         words = embed(self._layer, tokens, tf.fill(tf.shape(tokens), num_words))[tf.newaxis]
-        return decode(self._layer, words, photo, recall=recall, look=look)[0], past, grown
+        return decode(self._layer, words, photo, recall=recall, look=see)[0], past, grown
 
 
 class _Search:
