@@ -22,6 +22,7 @@ from raycap.errors import ImageError, ImageShapeError, InputError
 from raycap.images import DecodedImage
 from raycap.locations import absolute, as_utf8, file_name
 from raycap.model import Bundle
+from raycap.neighbors import Tokens
 from raycap.photo_decoder import PhotoDecoder
 from raycap.photo_reader import Address, read_photos
 from raycap.schema import PAD_ID
@@ -232,8 +233,9 @@ class Captioner:
             mirrored: features of the same photos mirrored, which `decoding.mirrored` asks for.
 
         Raises:
-            InputError: if it does, and there are none.
+            InputError: if it does, and there are none; or if it asks for neighbors, and the bundle holds none.
         """
+        self.bundle.card.require_neighbors(decoding)
         if decoding.mirrored and mirrored is None:
             raise InputError("--mirrored needs features of the photos mirrored too: `view_1` of extract --num-views 2")
         if not len(features):
@@ -265,7 +267,10 @@ class Captioner:
             beam_width, penalty = decoding.beam_width, decoding.length_penalty
             found = search(step, state, beam_width=beam_width, length_penalty=penalty, **options)
             if decoding.consensus:
-                found = [by_consensus(each, decoding.consensus) for each in found]
+                near: Sequence[list[Tokens]] = [[]] * len(found)
+                if decoding.num_neighbors and self.bundle.neighbors is not None:
+                    near = self.bundle.neighbors.captions_near(features, decoding.num_neighbors, image_ids=image_ids)
+                found = [by_consensus(each, decoding.consensus, at) for each, at in zip(found, near, strict=True)]
         return [
             [
                 GeneratedCaption(tokenizer.decode(each.tokens), each.log_prob, len(each.tokens))

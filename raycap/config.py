@@ -205,6 +205,8 @@ class TrainConfig:
     """Adam's in these."""
     cider_captions: int = 5
     """Captions of each photo that are compared with each other in these."""
+    keep_neighbors: bool = False
+    """Keep the training photos' features and captions in the bundle, for --num-neighbors of evaluate and caption."""
     num_members: int = 1
     """Models trained one after another, each from a seed of its own, that choose each word together: the mean of their
     logits decides."""
@@ -255,6 +257,9 @@ class DecodingConfig:
     consensus: float = 0.0
     """Choose the caption that says most of what the beam's other captions say, each weighing as much as its
     probability to this power, such as 0.4; 0 chooses the most probable."""
+    num_neighbors: int = 0
+    """In the consensus, count people's captions of this many training photos too, those most like the photo, such as 5;
+    for models trained with --keep-neighbors."""
     mirrored: bool = False
     """Look at each photo mirrored too: the mean of both decides each word."""
     num_captions: int = 1
@@ -279,6 +284,11 @@ class DecodingConfig:
         _require(self.consensus >= 0, f"--consensus is {self.consensus:g}; give 0 or more")
         _require(
             not (self.consensus and self.sample), "--consensus compares the captions of a beam; leave out --sample"
+        )
+        _require(self.num_neighbors >= 0, f"--num-neighbors is {self.num_neighbors}; give 0 or more")
+        _require(
+            not self.num_neighbors or self.consensus > 0,
+            "--num-neighbors is for choosing by consensus; give --consensus too, such as 0.3",
         )
         _require(1e-6 <= self.temperature <= 1e6, f"--temperature is {self.temperature:g}; give 1e-6 to 1e6")
         _require(self.top_k >= 0, f"--top-k is {self.top_k}; give 0 or more")
@@ -368,6 +378,8 @@ class CaptionConfig:
     """Files, folders, globs, lists (.txt .csv .tsv .jsonl .parquet), .tar shards; - reads paths from standard input."""
     model: str
     """What train wrote, or its bundle."""
+    preset: Literal["tutorial", "paper", "best"] = "tutorial"
+    """On the command line, search options to start from: those by which `raycap run --preset` scores."""
     out: str | None = None
     """Folder to write: captions/, failures/, run.json; without it captions are printed."""
     limit: int | None = None
@@ -378,8 +390,6 @@ class CaptionConfig:
     """Decode JPEG photos at 1/8, 1/4 or 1/2 of their size, even if the model's features were not made so."""
     encoder_file: str | None = None
     """Where the encoder's saved model or weights file is now, if not where it was at extract."""
-    preset: Literal["tutorial", "paper", "best"] = "tutorial"
-    """On the command line, search options to start from: those by which `raycap run --preset` scores."""
     listing: PhotosConfig = field(default_factory=PhotosConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)

@@ -1,10 +1,12 @@
 """Which caption of a beam says most of what the others say; knows no model and no words, only token ids.
 
 The most probable caption is often a bland or a broken one that the others contradict. Of a beam of ten or twenty, the
-one that is most like all of them, each as it is probable, scores better.
+one that is most like all of them, each as it is probable, scores better; better still where what people say of similar
+photos counts too.
 
 References:
     Kumar and Byrne 2004, Minimum Bayes-risk decoding for statistical machine translation (the choice).
+    Devlin et al. 2015, arXiv:1505.04467 (captions of similar photos).
     Vedantam, Zitnick and Parikh 2015, arXiv:1411.5726 (the likeness: CIDEr-D's, every n-gram weighing the same).
 """
 
@@ -18,20 +20,27 @@ from raycap.decoding import Hypothesis
 
 _ORDERS = 4
 _SIGMA = 6.0  # of the penalty on a difference in length, in words
+_OTHERS = 2.0  # what others weigh together, where the hypotheses together weigh 1; see docs/quality.md
 
 
-def by_consensus(hypotheses: Sequence[Hypothesis], power: float) -> list[Hypothesis]:
+def by_consensus(
+    hypotheses: Sequence[Hypothesis], power: float, others: Sequence[Sequence[int]] = ()
+) -> list[Hypothesis]:
     """Return the hypotheses of one photo by how much each is like all of them, the most like first.
 
     Args:
         hypotheses: of one search.
         power: each weighs as much as its probability to this power; 0 weighs all alike.
+        others: captions that each should be like too, such as people's of similar photos; all weigh the same.
     """
     if not hypotheses:
         return []
     log_probs = np.array([each.log_prob for each in hypotheses])
     weights = np.exp(power * (log_probs - log_probs.max()))
-    scores = likeness([each.tokens for each in hypotheses]) @ weights
+    alike = likeness([*(each.tokens for each in hypotheses), *others])[: len(hypotheses)]
+    scores = alike[:, : len(hypotheses)] @ weights / weights.sum()
+    if others:
+        scores += _OTHERS * alike[:, len(hypotheses) :].mean(axis=1)
     return [hypotheses[place] for place in np.argsort(-scores, kind="stable")]
 
 

@@ -11,6 +11,7 @@ from raycap.decoders import decoder_of
 from raycap.errors import FormatError
 from raycap.locations import join
 from raycap.model_card import CARD_FILE, MODEL_FILE, ModelCard, find_bundle, read_card
+from raycap.neighbors import NEIGHBORS_FILE, Neighbors
 from raycap.saved_models import checked_copy
 from raycap.storage import read_text, upload_folder, write_json
 from raycap.text import TOKENIZER_FILE, Tokenizer
@@ -24,17 +25,21 @@ class Bundle:
         model: photo features and words so far to the next word; see `raycap.decoders`.
         tokenizer: its vocabulary.
         card: where it comes from.
+        neighbors: the photos that it was trained on, if they were kept.
     """
 
     model: Any
     tokenizer: Tokenizer
     card: ModelCard
+    neighbors: Neighbors | None = None
 
     def save(self, location: str) -> None:
         """Write the bundle; the card goes last, and a bundle without one is not there yet."""
         with tempfile.TemporaryDirectory() as folder:
             self.model.save(Path(folder) / MODEL_FILE)
             (Path(folder) / TOKENIZER_FILE).write_text(self.tokenizer.to_json(), encoding="utf-8")
+            if self.neighbors is not None:
+                self.neighbors.save(str(Path(folder) / NEIGHBORS_FILE), self.tokenizer)
             upload_folder(Path(folder), location)
         write_json(join(location, CARD_FILE), self.card.to_fields())
 
@@ -59,7 +64,10 @@ class Bundle:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise FormatError(f"{join(location, MODEL_FILE)} cannot be loaded: {reason:.300}") from error
         _check_fit(model, tokenizer, card, source=location)
-        return cls(model, tokenizer, card)
+        neighbors = None
+        if card.has_neighbors:
+            neighbors = Neighbors.load(join(location, NEIGHBORS_FILE), tokenizer, dim=card.encoder.dim)
+        return cls(model, tokenizer, card, neighbors)
 
 
 def _load_tokenizer(location: str) -> Tokenizer:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, Self
 
+from raycap.config import DecodingConfig
 from raycap.encoder_card import EncoderCard
 from raycap.errors import FormatError, InputError
 from raycap.locations import join
@@ -37,6 +38,23 @@ class ModelCard:
     versions: Mapping[str, str]
     format_version: int = FORMAT_VERSION
 
+    @property
+    def has_neighbors(self) -> bool:
+        """Whether the bundle holds the photos that the model was trained on."""
+        return bool(self.training.get("keep_neighbors"))
+
+    def require_neighbors(self, decoding: DecodingConfig) -> None:
+        """Check that the bundle holds what a search asks for.
+
+        Raises:
+            InputError: if it asks for neighbors, and there are none.
+        """
+        if decoding.num_neighbors and not self.has_neighbors:
+            raise InputError(
+                "--num-neighbors needs the photos that the model was trained on, which its bundle does not hold; "
+                "leave it out, or train with --keep-neighbors"
+            )
+
     def to_fields(self) -> dict[str, Any]:
         """Return the card's fields, for `from_fields`; what an older raycap did not know only where it is not usual."""
         return {**dataclasses.asdict(self), "encoder": self.encoder.to_fields()}
@@ -55,6 +73,8 @@ class ModelCard:
             for name in ("max_length", "vocab_size"):
                 if type(getattr(card, name)) is not int or getattr(card, name) < 1:
                     raise TypeError(f"{name} is {getattr(card, name)!r:.40}")
+            if not isinstance(card.training, Mapping):
+                raise TypeError(f"training is {card.training!r:.40}")
             return card
         except (KeyError, TypeError) as error:
             raise FormatError(f"{source} is not a model card: {error}") from error

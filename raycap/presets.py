@@ -27,6 +27,7 @@ PRESETS: Final[Mapping[str, Mapping[Path, Any]]] = {
         ("train", "model", "decoder"): "attention",
         ("train", "model", "dropout"): 0.3,
         ("train", "num_members"): 3,
+        ("train", "keep_neighbors"): True,
         ("train", "epochs"): 12,
         ("train", "global_batch_size"): 32,
         ("train", "schedule"): "cosine",
@@ -40,6 +41,7 @@ PRESETS: Final[Mapping[str, Mapping[Path, Any]]] = {
         ("evaluate", "decoding", "whole_sentences"): True,
         ("evaluate", "decoding", "mirrored"): True,
         ("evaluate", "decoding", "consensus"): 0.3,
+        ("evaluate", "decoding", "num_neighbors"): 5,
     },
 }
 """The options of each preset, by path; all others are the defaults."""

@@ -151,6 +151,17 @@ def feature_type(shape: tuple[int, ...], dtype: pa.DataType) -> pa.DataType:
     return kind
 
 
+def neighbors_schema(dim: int) -> pa.Schema:
+    """Return the schema of a bundle's training photos: a vector of `dim` numbers and people's captions of each."""
+    return pa.schema(
+        [
+            pa.field("image_id", pa.string(), nullable=False),
+            pa.field("vector", feature_type((dim,), pa.float16()), nullable=False),
+            pa.field("captions", pa.list_(pa.string()), nullable=False),
+        ]
+    )
+
+
 def feature_columns(num_views: int) -> list[str]:
     """Return the columns of a shard that hold features: of the photo, and of further views of it."""
     return ["feature", *(f"view_{number}" for number in range(1, num_views))]

@@ -118,7 +118,9 @@ def build_app(options: Mapping[str, Any]) -> Any:
 
 def _located(config: ServeConfig) -> ServeConfig:
     config = with_absolute(config, "model", "encoder_file")
-    return replace(config, model=find_bundle(config.model))
+    bundle = find_bundle(config.model)
+    read_card(bundle).require_neighbors(config.decoding)
+    return replace(config, model=bundle)
 
 
 def _require_serve() -> None:

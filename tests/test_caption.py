@@ -272,6 +272,15 @@ def test_fast_decoding_is_an_option(model: Path, tmp_path: Path) -> None:
     assert log_prob("noise.jpg", fast=True) != pytest.approx(log_prob("noise.jpg", fast=False), abs=0.05)
 
 
+def test_neighbors_that_a_model_has_not_are_said_before_anything_is_done(
+    model: Path, folder: Path, tmp_path: Path
+) -> None:
+    decoding = DecodingConfig(consensus=0.3, num_neighbors=5)
+    with pytest.raises(InputError, match=r"--num-neighbors needs the photos .*train with --keep-neighbors"):
+        caption(CaptionConfig(photos=(str(folder),), model=str(model), out=str(tmp_path / "out"), decoding=decoding))
+    assert not (tmp_path / "out").exists()
+
+
 def test_encoder_that_moved(model: Path, encoder_file: Path, folder: Path, tmp_path: Path) -> None:
     """A bundle trained elsewhere: its encoder's file is not where it was."""
     bundle = tmp_path / "bundle"

@@ -228,6 +228,11 @@ def test_wrong_inputs(model: Path, prepared: Path, features: Path, tmp_path: Pat
     mirrored = DecodingConfig(mirrored=True)
     with pytest.raises(InputError, match=r"mirrored photos, which .* has not; extract with --num-views 2"):
         evaluate(config(model, prepared, features, tmp_path / "x", decoding=mirrored))
+    near = DecodingConfig(consensus=0.3, num_neighbors=5)
+    with pytest.raises(InputError, match=r"--num-neighbors needs the photos .*train with --keep-neighbors"):
+        evaluate(config(model, prepared, features, out, decoding=near))
+    with pytest.raises(InputError, match=r"--num-neighbors is for choosing by consensus; give --consensus too"):
+        DecodingConfig(num_neighbors=5)
     with pytest.raises(InputError, match="there are no features in"):
         evaluate(config(model, prepared, tmp_path, out))
     assert not out.exists()

@@ -15,6 +15,7 @@ from raycap.decoding import Wanted
 from raycap.errors import FormatError, InputError
 from raycap.model import Bundle
 from raycap.model_card import ModelCard
+from raycap.neighbors import Neighbors
 from raycap.schema import PAD_ID
 from raycap.text import Tokenizer
 
@@ -151,6 +152,34 @@ def test_captions_do_not_depend_on_the_batch(config: ModelConfig, decoding: Deco
         [each.caption for each in ranked] for ranked in alone
     ]
     assert captioner.caption_features(features[:0], decoding, image_ids=[]) == []
+
+
+@pytest.mark.parametrize("config", [OPTIONS[0], OPTIONS[4]])
+def test_what_people_say_of_similar_photos_decides_among_the_beams_captions(
+    tmp_path: Path, config: ModelConfig
+) -> None:
+    """Of the same beam: with neighbors, the caption that theirs are like."""
+    plain = bundle(config)
+    features = features_for(config, 3, seed=1)
+    decoding = DecodingConfig(beam_width=8, num_captions=8, consensus=1.0, max_length=5)
+    ids = ["new", "also new", "known"]  # a photo is not its own neighbor
+    beams = Captioner(plain).caption_features(features, decoding, image_ids=ids)
+    last = [each[-1].caption for each in beams]
+    vectors = features.mean(axis=1) if features.ndim == 3 else features
+    said = tuple((tuple(TOKENIZER.encode(text.split())[1:-1]),) for text in last)
+    neighbors = Neighbors(("a", "b", "known"), vectors / np.linalg.norm(vectors, axis=1, keepdims=True), said)
+    whole = replace(plain, neighbors=neighbors, card=replace(plain.card, training={"keep_neighbors": True}))
+    whole.save(str(tmp_path))
+    captioner = Captioner.load(tmp_path)
+    found = captioner.caption_features(features, replace(decoding, num_neighbors=1), image_ids=ids)
+    assert [each[0].caption for each in found[:2]] == last[:2]
+    assert all(sorted(each) == sorted(others) for each, others in zip(found, beams, strict=True))
+    assert captioner.caption_features(features, decoding, image_ids=ids) == beams, "only where asked for"
+    with pytest.raises(InputError, match=r"--num-neighbors needs the photos .* train with --keep-neighbors"):
+        Captioner(plain).caption_features(features, replace(decoding, num_neighbors=1), image_ids=ids)
+    (tmp_path / "neighbors.parquet").unlink()
+    with pytest.raises(FormatError, match=r"neighbors.parquet cannot be read"):
+        Bundle.load(str(tmp_path))
 
 
 @pytest.mark.parametrize("config", OPTIONS)

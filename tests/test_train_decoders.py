@@ -83,7 +83,7 @@ def test_the_epoch_whose_captions_are_best_is_kept(
 def test_members_are_trained_apart_and_bundled_together(
     ray_cluster: None, prepared: Path, regions: Path, tmp_path: Path
 ) -> None:
-    options: dict[str, Any] = {"epochs": 2, "cider_epochs": 0, "select_by": "dev_loss"}
+    options: dict[str, Any] = {"epochs": 2, "cider_epochs": 0, "select_by": "dev_loss", "keep_neighbors": True}
     config = small(prepared, regions, tmp_path / "both", num_members=2, **options)
     result = train(config)
     parts = [read_json(str(tmp_path / f"both/members/{number}/history.json")) for number in (1, 2)]
@@ -97,8 +97,15 @@ def test_members_are_trained_apart_and_bundled_together(
     assert (tmp_path / "both/model.svg").exists()
     bundle = Bundle.load(str(tmp_path / "both"))
     assert bundle.card.metrics["dev_loss"] == result.best_dev_loss
-    card = Bundle.load(str(tmp_path / "both/members/2")).card
-    assert (card.training["seed"], card.training["num_members"]) == (1, 1)
+    member = Bundle.load(str(tmp_path / "both/members/2"))
+    assert (member.card.training["seed"], member.card.training["num_members"]) == (1, 1)
+    # the photos that all were trained on are kept once
+    assert member.neighbors is None
+    assert bundle.neighbors is not None
+    assert set(bundle.neighbors.image_ids) == Prepared.open(str(prepared)).image_ids("train")
+    shard = next(FeatureSet.open(str(regions)).iter_shards())
+    near = DecodingConfig(consensus=0.3, num_neighbors=3)
+    assert all(Captioner(bundle).caption_features(shard.features, near, image_ids=shard.image_ids))
     # what is there is not done again
     (tmp_path / "both/bundle/card.json").unlink()
     record = read_json(str(tmp_path / "both/run.json"))

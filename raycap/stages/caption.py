@@ -151,9 +151,9 @@ class _Job:
             config, photos=tuple(each if each == STANDARD_INPUT else absolute(each) for each in config.photos)
         )
         bundle = find_bundle(config.model)
-        return cls(
-            config=config, bundle=bundle, card=read_card(bundle), photos=find_photos(config.photos, config.listing)
-        )
+        card = read_card(bundle)
+        card.require_neighbors(config.decoding)
+        return cls(config=config, bundle=bundle, card=card, photos=find_photos(config.photos, config.listing))
 
     @property
     def out(self) -> str:

@@ -1,0 +1,114 @@
+"""Training photos that look like a photo, and what people say of them; knows no decoder and no search.
+
+Reference:
+    Devlin, Gupta, Girshick, Mitchell and Zitnick 2015, arXiv:1505.04467 (captions of the nearest training photos).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raycap.errors import FormatError
+from raycap.features import FeatureSet, feature_array, to_array
+from raycap.parquet import read_table, write_table
+from raycap.schema import neighbors_schema
+from raycap.text import Tokenizer
+
+NEIGHBORS_FILE: Final = "neighbors.parquet"
+"""What they are called in a bundle."""
+
+Tokens = tuple[int, ...]
+"""A caption as token ids, without start and end."""
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """Photos, their features and people's captions of them.
+
+    Attributes:
+        image_ids: of the photos.
+        vectors: `(photos, dim)` float32, of each feature, or of the mean of its regions, at a length of 1.
+        captions: of each photo.
+    """
+
+    image_ids: tuple[str, ...]
+    vectors: NDArray[np.float32]
+    captions: tuple[tuple[Tokens, ...], ...]
+
+    @classmethod
+    def of(cls, features: FeatureSet, sequences: Mapping[str, Sequence[Sequence[int]]]) -> Self:
+        """Take all photos that have both a feature and captions.
+
+        Args:
+            features: read a shard at a time; of several views the first.
+            sequences: captions of each photo as token ids, start and end included.
+        """
+        shards = list(features.iter_shards(wanted=sequences.keys()))
+        image_ids = [image_id for shard in shards for image_id in shard.image_ids]
+        return cls(
+            tuple(image_ids),
+            np.concatenate([_vectors(shard.features) for shard in shards]),
+            tuple(tuple(tuple(each[1:-1]) for each in sequences[image_id]) for image_id in image_ids),
+        )
+
+    def captions_near(
+        self, features: NDArray[np.float32], count: int, *, image_ids: Sequence[str]
+    ) -> list[list[Tokens]]:
+        """Return the captions of the photos most like each photo, by the cosine of their vectors, the most like first.
+
+        Args:
+            features: `(photos, dim)` or `(photos, num_regions, dim)`, from the same encoder.
+            count: photos whose captions to return.
+            image_ids: of the photos; none is its own neighbor, where it was trained on.
+        """
+        alike = _vectors(features) @ self.vectors.T
+        nearest = np.argsort(-alike, axis=1, kind="stable")[:, : count + 1]
+        return [
+            [caption for row in self._others(rows, image_id)[:count] for caption in self.captions[row]]
+            for rows, image_id in zip(nearest, image_ids, strict=True)
+        ]
+
+    def _others(self, rows: NDArray[np.intp], image_id: str) -> list[int]:
+        return [int(row) for row in rows if self.image_ids[row] != image_id]
+
+    def save(self, location: str, tokenizer: Tokenizer) -> None:
+        """Write them as Parquet: words, and vectors in half precision."""
+        texts = [[tokenizer.decode(caption) for caption in captions] for captions in self.captions]
+        schema = neighbors_schema(self.vectors.shape[1])
+        vectors = feature_array(self.vectors, pa.float16())
+        write_table(location, pa.Table.from_arrays([pa.array(self.image_ids), vectors, pa.array(texts)], schema=schema))
+
+    @classmethod
+    def load(cls, location: str, tokenizer: Tokenizer, *, dim: int) -> Self:
+        """Read what `save` wrote.
+
+        Args:
+            location: of the file.
+            tokenizer: of the bundle.
+            dim: numbers of its encoder's features.
+
+        Raises:
+            FormatError: if it is damaged, or another bundle's.
+        """
+        try:
+            table = read_table(location)
+        except OSError as error:
+            raise FormatError(f"{location} cannot be read: {error}") from error
+        if table.schema.remove_metadata() != neighbors_schema(dim):
+            raise FormatError(f"{location} holds no neighbors of photos whose features have {dim} numbers")
+        captions = tuple(
+            tuple(tuple(tokenizer.encode(text.split())[1:-1]) for text in texts)
+            for texts in table["captions"].to_pylist()
+        )
+        return cls(tuple(table["image_id"].to_pylist()), to_array(table["vector"]), captions)
+
+
+def _vectors(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return `(photos, dim)` vectors of length 1: of features, or of the means of their regions."""
+    means = features.mean(axis=1) if features.ndim == 3 else features
+    vectors: NDArray[np.float32] = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    return vectors
