@@ -75,11 +75,13 @@ def encode(count: int, *, encoder: str, shard: int = 32) -> float:
     return _rate(lambda: operator(block), count, shard)
 
 
-def bare(count: int, *, shard: int = 32) -> float:
+def bare(count: int, *, precision: str = "float32", shard: int = 32) -> float:
     """Run VGG16's fc2 in a plain `tf.function`, over arrays in memory, with as many threads as there are cores."""
     import keras
     import tensorflow as tf
 
+    if precision != "float32":
+        keras.config.set_dtype_policy(f"mixed_{precision}")
     tf.config.threading.set_intra_op_parallelism_threads(os.cpu_count() or 1)
     model = _fc2()
     step = tf.function(lambda photos: model(photos, training=False))

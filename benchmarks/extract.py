@@ -3,7 +3,8 @@
     python benchmarks/extract.py [--full] [WORK_FOLDER]
 
 Weights are random. VGG16 on generated 500 x 500 JPEG photos: the whole pipeline against a bare `tf.function` over ready
-arrays (measured before the pipeline and after it), and a photo at a time through `predict`. Start-up: each phase in a
+arrays (measured before the pipeline and after it), in float32 and in bfloat16, and a photo at a time through `predict`.
+Start-up: each phase in a
 process of its own, and which processes import TensorFlow. Large photos: MobileNetV2 on 12-megapixel JPEGs of about
 4 MB, decoded whole and with `--fast-decode`, against decoding alone and encoding alone; where both take the same cores,
 no pipeline is faster than one over the sum of their times. Prints a table for each.
@@ -54,18 +55,22 @@ def main() -> None:
 def vgg16(work: Path, count: int) -> None:
     photos = make_photos(work / f"photos-500px-{count}", count, side_px=500)
     one_at_a_time = alone_rate("predict", count=16)
-    before = alone_rate("bare", count=min(count, 480))
-    run = extract(work, photos, "--encoder", "vgg16", "--shard-size", str(max(32, count // 16)))
-    after = alone_rate("bare", count=min(count, 480))
-    bare = (before + after) / 2
-    rows = [
-        ("a photo at a time through predict", one_at_a_time, one_at_a_time / bare),
-        (f"bare tf.function loop ({before:.2f} before, {after:.2f} after)", bare, 1.0),
-        ("pipeline, start-up left out", run.rate, run.rate / bare),
-        ("pipeline, start-up included", count / run.wall_s, count / run.wall_s / bare),
-    ]
+    rows: list[tuple[Any, ...]] = []
+    for precision in ("float32", "bfloat16"):
+        before = alone_rate("bare", count=min(count, 480), precision=precision)
+        options = ("--encoder", "vgg16", "--shard-size", str(max(32, count // 16)), "--precision", precision)
+        run = extract(work, photos, *options)
+        after = alone_rate("bare", count=min(count, 480), precision=precision)
+        bare = (before + after) / 2
+        if not rows:
+            rows.append(("a photo at a time through predict", one_at_a_time, one_at_a_time / bare))
+        rows += [
+            (f"{precision}: bare tf.function loop ({before:.2f} before, {after:.2f} after)", bare, 1.0),
+            (f"{precision}: pipeline, start-up left out", run.rate, run.rate / bare),
+            (f"{precision}: pipeline, start-up included", count / run.wall_s, count / run.wall_s / bare),
+        ]
+        print(f"{precision}: beside the photos, {run.wall_s - count / run.rate:.1f} s of {run.wall_s:.1f} s")
     print_table(f"VGG16, {count:,} photos of 500 x 500", ("what", "photos/s", "of the bare loop"), rows)
-    print(f"beside the photos, {run.wall_s - count / run.rate:.1f} s of {run.wall_s:.1f} s")
 
 
 def start_up(work: Path) -> None:

@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 from raycap.errors import InputError
 from raycap.options import Positional
 
+Precision = Literal["float32", "bfloat16", "float16"]
+"""Of arithmetic."""
+
 
 def _require(met: bool, message: str) -> None:
     if not met:
@@ -116,6 +119,9 @@ class ExtractConfig:
     """Turn photos as their EXIF orientation says; keras.utils.load_img does not."""
     fast_decode: bool = False
     """Decode JPEG photos at 1/8, 1/4 or 1/2 of their size, which is several times as fast; features differ a little."""
+    precision: Precision = "float32"
+    """What the encoder computes in. With `bfloat16` a CPU that multiplies it (AMX) runs VGG16 five times as fast, with
+    `float16` a GPU; features differ by less than a thousandth, and the model captions in the same."""
     dtype: Literal["float32", "float16"] = "float32"
     """What features are stored as."""
     limits: LimitsConfig = field(default_factory=LimitsConfig)
@@ -388,6 +394,8 @@ class CaptionConfig:
     """Say what would be done, and do nothing."""
     fast_decode: bool = False
     """Decode JPEG photos at 1/8, 1/4 or 1/2 of their size, even if the model's features were not made so."""
+    precision: Precision | None = None
+    """What the encoder computes in, as extract has it; by default what the model's features were made in."""
     encoder_file: str | None = None
     """Where the encoder's saved model or weights file is now, if not where it was at extract."""
     listing: PhotosConfig = field(default_factory=PhotosConfig)

@@ -73,6 +73,7 @@ def load_encoder(
     exif_orientation: bool = False,
     fast_decode: bool = False,
     spatial: bool = False,
+    precision: str = "float32",
 ) -> Encoder:
     """Return an encoder.
 
@@ -85,6 +86,7 @@ def load_encoder(
         fast_decode: likewise.
         spatial: keep the last feature map: of VGG16 and VGG19 `block5_pool`, of another keras.applications model what
             it ends in without its top, of a saved model what its last `GlobalAveragePooling2D` averages.
+        precision: `float32`, `bfloat16` or `float16`, that layers compute in; weights and features are float32.
 
     Raises:
         InputError: if there is no such model.
@@ -103,7 +105,10 @@ def load_encoder(
         "resize": FAST_RESIZE if fast_decode else RESIZE,
         "exif_orientation": exif_orientation,
         "weights_hash": hash_weights(model),
+        "precision": precision,
     }
+    if precision != "float32":
+        _compute_in(model, keras.dtype_policies.DTypePolicy(f"mixed_{precision}"))
 
     def compute(images: Any) -> Any:
         pixels = tf.cast(images, tf.float32)
@@ -130,6 +135,7 @@ def reload_encoder(card: EncoderCard, *, file: str | None = None) -> Encoder:
         "exif_orientation": card.exif_orientation,
         "fast_decode": card.resize == FAST_RESIZE,
         "spatial": card.num_regions > 1,
+        "precision": card.precision,
     }
     weights = file or card.weights
     if card.preprocessing == _IN_MODEL:
@@ -138,6 +144,14 @@ def reload_encoder(card: EncoderCard, *, file: str | None = None) -> Encoder:
         encoder = load_encoder(card.name, weights=weights, **options)
     encoder.card.require_same(card, mine=f"the encoder in {weights}", others="the model's training features")
     return encoder
+
+
+def _compute_in(model: Any, policy: Any) -> None:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            _compute_in(layer, policy)
+        else:
+            layer.dtype_policy = policy
 
 
 def hash_weights(model: Any) -> str:

@@ -3,10 +3,14 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Final, Self, get_args
 
+from raycap.config import Precision
 from raycap.errors import EncoderMismatchError, FormatError
 from raycap.schema import FORMAT_VERSION, check_version
+
+# fields that the first cards had not, and what all encoders then were
+_LATER: Final = {"num_regions": 1, "precision": "float32"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,7 @@ class EncoderCard:
         exif_orientation: whether the photo was turned upright first.
         dim: numbers a vector.
         num_regions: vectors a photo, in rows from the top left; 1 is one feature of the whole photo.
+        precision: what the encoder computes in.
     """
 
     name: str
@@ -40,6 +45,7 @@ class EncoderCard:
     exif_orientation: bool
     dim: int
     num_regions: int = 1
+    precision: str = "float32"
     format_version: int = FORMAT_VERSION
 
     @property
@@ -48,15 +54,11 @@ class EncoderCard:
         return (self.dim,) if self.num_regions == 1 else (self.num_regions, self.dim)
 
     def to_fields(self) -> dict[str, Any]:
-        """Return the card's fields, for `from_fields`; `num_regions` only where it is not 1.
+        """Return the card's fields, for `from_fields`; those of `_LATER` only where they are not what they were before.
 
-        So the cards of features of whole photos, and the hashes of such cards, are what they were before there were
-        regions.
+        So older cards, and the hashes of such cards, are what they were.
         """
-        fields = dataclasses.asdict(self)
-        if self.num_regions == 1:
-            del fields["num_regions"]
-        return fields
+        return {name: value for name, value in dataclasses.asdict(self).items() if _LATER.get(name) != value}
 
     def to_json(self) -> str:
         """Return the card as JSON, for `from_json`."""
@@ -91,6 +93,8 @@ class EncoderCard:
             if min(card.height_px, card.width_px, card.dim, card.num_regions) < 1:
                 numbers = f"{card.num_regions} x {card.dim} numbers"
                 raise TypeError(f"{card.height_px} x {card.width_px} photos to {numbers}")
+            if card.precision not in get_args(Precision):
+                raise TypeError(f"precision is {card.precision!r:.40}")
             return card
         except (KeyError, TypeError) as error:
             raise FormatError(f"{source} carries no encoder card: {error}") from error

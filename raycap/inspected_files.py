@@ -67,11 +67,12 @@ def about_tables(folder: str) -> About:
 
 def encoder_facts(card: EncoderCard) -> Facts:
     """Return what there is to know of an encoder."""
+    less = "" if card.precision == "float32" else f", computed in {card.precision}"
     return {
         "name": card.name,
         "weights": f"{card.weights}{f' (seed {card.seed})' if card.weights == 'random' else ''}",
         "hash": card.weights_hash[:12],
-        "feature": f"{' x '.join(f'{size:,}' for size in card.shape)} numbers, of {card.layer}",
+        "feature": f"{' x '.join(f'{size:,}' for size in card.shape)} numbers, of {card.layer}{less}",
         "photos": f"{card.height_px} x {card.width_px}, {card.resize}{', upright' if card.exif_orientation else ''}",
     }
 

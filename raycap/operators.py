@@ -157,6 +157,7 @@ class LoadEncoder:
         exif_orientation: likewise.
         fast_decode: likewise.
         spatial: likewise.
+        precision: likewise.
         card: if given, decides all of these.
         file: with `card`, where the encoder's file is now.
     """
@@ -167,6 +168,7 @@ class LoadEncoder:
     exif_orientation: bool = False
     fast_decode: bool = False
     spatial: bool = False
+    precision: str = "float32"
     card: EncoderCard | None = None
     file: str | None = None
 
@@ -183,6 +185,7 @@ class LoadEncoder:
             exif_orientation=self.exif_orientation,
             fast_decode=self.fast_decode,
             spatial=self.spatial,
+            precision=self.precision,
         )
 
 

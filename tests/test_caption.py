@@ -272,6 +272,22 @@ def test_fast_decoding_is_an_option(model: Path, tmp_path: Path) -> None:
     assert log_prob("noise.jpg", fast=True) != pytest.approx(log_prob("noise.jpg", fast=False), abs=0.05)
 
 
+@pytest.mark.slow
+def test_less_precision_is_an_option(model: Path, folder: Path, tmp_path: Path) -> None:
+    """Though the model's features were made in float32."""
+    exact, less = (
+        CaptionConfig(
+            photos=(str(folder),), model=str(model), out=str(tmp_path / (precision or "own")), precision=precision
+        )
+        for precision in (None, "bfloat16")
+    )
+    for config in (exact, less):
+        caption(config)
+    found, expected = captions_of(tmp_path / "bfloat16"), captions_of(tmp_path / "own")
+    assert found.log_prob.tolist() == pytest.approx(expected.log_prob.tolist(), abs=0.2)
+    assert found.log_prob.tolist() != expected.log_prob.tolist()
+
+
 def test_neighbors_that_a_model_has_not_are_said_before_anything_is_done(
     model: Path, folder: Path, tmp_path: Path
 ) -> None:

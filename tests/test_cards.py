@@ -31,7 +31,7 @@ def test_an_encoder_card_round_trips():
 
 def test_a_card_without_regions_is_of_whole_photos():
     """As all cards are that were written before there were regions, and as such cards still are."""
-    without = {name: value for name, value in FIELDS.items() if name != "num_regions"}
+    without = {name: value for name, value in FIELDS.items() if name not in {"num_regions", "precision"}}
     assert CARD.to_fields() == json.loads(CARD.to_json()) == without
     assert EncoderCard.from_fields(without, source="x") == CARD
     assert CARD.shape == (4,)
@@ -41,6 +41,16 @@ def test_the_card_of_spatial_features_round_trips():
     assert SPATIAL.to_fields()["num_regions"] == 49
     assert EncoderCard.from_json(SPATIAL.to_json(), source="x") == SPATIAL
     assert SPATIAL.shape == (49, 4)
+
+
+def test_another_precision_is_another_encoder():
+    half = dataclasses.replace(CARD, precision="bfloat16")
+    assert half.to_fields()["precision"] == "bfloat16"
+    assert EncoderCard.from_json(half.to_json(), source="x") == half
+    with pytest.raises(EncoderMismatchError, match="precision 'bfloat16' against 'float32'"):
+        half.require_same(CARD, mine="these", others="those")
+    with pytest.raises(FormatError, match=r"^x carries no encoder card: precision is 'int4'"):
+        EncoderCard.from_fields(FIELDS | {"precision": "int4"}, source="x")
 
 
 @pytest.mark.parametrize("num_regions", [0, -1, "49", 49.0, True, None, [7, 7]])

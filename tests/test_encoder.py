@@ -1,5 +1,6 @@
 """Encoders by name, by weights file and by saved model, with TensorFlow in this process."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -52,6 +53,31 @@ def test_whole_path_equals_load_img(vgg16: encoder_module.Encoder, tmp_path: Pat
 def test_same_seed_same_weights_and_reload(vgg16: encoder_module.Encoder) -> None:
     again = reload_encoder(vgg16.card)
     assert again.card == vgg16.card
+
+
+def test_in_less_precision_features_are_nearly_the_same(vgg16: encoder_module.Encoder, photos: np.ndarray) -> None:
+    half = load_encoder("vgg16", weights="random", seed=7, precision="bfloat16")
+    check_less_precision(half, vgg16, photos)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_so_are_those_of_a_saved_model_with_a_model_inside(precision: str, tmp_path: Path) -> None:
+    inside = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(5, 3), keras.layers.GlobalMaxPooling2D()])
+    saved = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 255), inside])
+    saved.save(tmp_path / "small.keras")
+    photos = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 3)).astype(np.uint8)
+    whole, half = (load_encoder(str(tmp_path / "small.keras"), precision=each) for each in ("float32", precision))
+    check_less_precision(half, whole, photos)
+    np.testing.assert_array_equal(reload_encoder(half.card).encode(photos), half.encode(photos))
+
+
+def check_less_precision(half: encoder_module.Encoder, whole: encoder_module.Encoder, photos: np.ndarray) -> None:
+    exact, found = whole.encode(photos), half.encode(photos)
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - exact).max() < 0.02 * np.abs(exact).max(), "another arithmetic, and hardly worse"
+    assert half.card == dataclasses.replace(whole.card, precision=half.card.precision)
+    with pytest.raises(EncoderMismatchError, match="precision"):
+        half.card.require_same(whole.card, mine="these", others="those")
 
 
 def test_wrong_shapes_and_types(vgg16: encoder_module.Encoder, photos: np.ndarray) -> None:

@@ -221,6 +221,20 @@ def test_fast_decoding_is_an_option_that_the_card_tells(ray_cluster: None, encod
         extract(ExtractConfig(**options))
 
 
+def test_the_card_tells_what_the_encoder_computed_in(ray_cluster: None, encoder_file: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(photo)
+    manifest = make_manifest(tmp_path / "m.parquet", {"noise": photo})
+    options = {"manifest": manifest, "encoder": str(encoder_file), "out": str(tmp_path / "out")}
+    extract(ExtractConfig(precision="bfloat16", **options))
+    found = read_features(tmp_path / "out")["noise"]
+    np.testing.assert_allclose(found, expected_feature(photo), atol=0.02)
+    assert np.abs(found - expected_feature(photo)).max() > 0
+    assert FeatureSet.open(str(tmp_path / "out")).card.precision == "bfloat16"
+    with pytest.raises(ConflictError, match="precision"):
+        extract(ExtractConfig(**options))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_spatial_features_are_those_of_each_place(
     ray_cluster: None, photo_folder: Path, map_file: Path, tmp_path: Path, dtype: str

@@ -303,7 +303,8 @@ class _Job:
         config, encoder = self.config, self.card.encoder
         decode = DecodePhotos.of(encoder, config.limits, fast=config.fast_decode)
         common = {"batch_size": config.workers.batch_size, "num_threads": placement.num_threads}
-        load = LoadEncoder(card=encoder, file=config.encoder_file)
+        card = replace(encoder, precision=config.precision or encoder.precision)
+        load = LoadEncoder(card=card, file=config.encoder_file)
         encode = {"load": load, "num_views": config.decoding.num_views, **common}
         speak = {"bundle": self.bundle, "decoding": config.decoding, **common}
         return [

@@ -128,6 +128,7 @@ def _run(
         exif_orientation=config.exif_orientation,
         fast_decode=config.fast_decode,
         spatial=config.spatial,
+        precision=config.precision,
     )
     encode = {
         "load": load,
