@@ -6,6 +6,7 @@ Reference:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Self
 
 import numpy as np
@@ -58,19 +59,28 @@ class Neighbors:
     def captions_near(
         self, features: NDArray[np.float32], count: int, *, image_ids: Sequence[str]
     ) -> list[list[Tokens]]:
-        """Return the captions of the photos most like each photo, by the cosine of their vectors, the most like first.
+        """Return the captions of the photos most like each photo, the most like first.
+
+        Alike is the cosine of the vectors' differences from the mean photo, as what all photos share tells none apart.
 
         Args:
             features: `(photos, dim)` or `(photos, num_regions, dim)`, from the same encoder.
             count: photos whose captions to return.
             image_ids: of the photos; none is its own neighbor, where it was trained on.
         """
-        alike = _vectors(features) @ self.vectors.T
+        mean, known = self._from_mean
+        alike = _of_length_one(_vectors(features) - mean) @ known.T
         nearest = np.argsort(-alike, axis=1, kind="stable")[:, : count + 1]
         return [
             [caption for row in self._others(rows, image_id)[:count] for caption in self.captions[row]]
             for rows, image_id in zip(nearest, image_ids, strict=True)
         ]
+
+    @cached_property
+    def _from_mean(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The mean of the vectors, and how each differs from it, at a length of 1."""
+        mean = self.vectors.mean(axis=0)
+        return mean, _of_length_one(self.vectors - mean)
 
     def _others(self, rows: NDArray[np.intp], image_id: str) -> list[int]:
         return [int(row) for row in rows if self.image_ids[row] != image_id]
@@ -109,6 +119,9 @@ class Neighbors:
 
 def _vectors(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return `(photos, dim)` vectors of length 1: of features, or of the means of their regions."""
-    means = features.mean(axis=1) if features.ndim == 3 else features
-    vectors: NDArray[np.float32] = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    return vectors
+    return _of_length_one(features.mean(axis=1) if features.ndim == 3 else features)
+
+
+def _of_length_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    scaled: NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return scaled

@@ -26,7 +26,7 @@ PRESETS: Final[Mapping[str, Mapping[Path, Any]]] = {
         ("extract", "num_views"): 4,
         ("train", "model", "decoder"): "attention",
         ("train", "model", "dropout"): 0.3,
-        ("train", "num_members"): 3,
+        ("train", "num_members"): 5,
         ("train", "keep_neighbors"): True,
         ("train", "epochs"): 12,
         ("train", "global_batch_size"): 32,
@@ -40,7 +40,7 @@ PRESETS: Final[Mapping[str, Mapping[Path, Any]]] = {
         ("evaluate", "decoding", "no_repeat_words"): True,
         ("evaluate", "decoding", "whole_sentences"): True,
         ("evaluate", "decoding", "mirrored"): True,
-        ("evaluate", "decoding", "consensus"): 0.3,
+        ("evaluate", "decoding", "consensus"): 0.5,
         ("evaluate", "decoding", "num_neighbors"): 5,
     },
 }

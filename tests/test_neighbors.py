@@ -45,6 +45,16 @@ def test_the_captions_of_the_nearest_come_first_whatever_their_length(neighbors:
     assert len(near(neighbors, [1.0, 1.0, 1.0], 9)) == 4
 
 
+def test_what_all_photos_share_tells_none_apart(tmp_path: Path) -> None:
+    """By the plain cosine all are nearest to the first, which is longest in what they share."""
+    features = {"a": [9.0, 1.0, 0.0], "b": [9.0, 0.0, 1.0], "c": [9.0, -1.0, -1.0]}
+    write_shard(tmp_path / "features", "part.parquet", list(features), list(features.values()))
+    sequences = {name: [TOKENIZER.encode(text.split()) for text in CAPTIONS[name]] for name in features}
+    neighbors = Neighbors.of(FeatureSet.open(str(tmp_path)), sequences)
+    assert near(neighbors, [9.0, -0.1, 0.1], 1) == [tokens("cat sleeps")]
+    assert near(neighbors, [9.0, -2.0, -2.0], 1) == [tokens("man jumps")]
+
+
 def test_a_photo_is_not_its_own_neighbor(neighbors: Neighbors) -> None:
     assert near(neighbors, FEATURES["b"], 1, "b") == [tokens("man jumps")]
     assert near(neighbors, FEATURES["b"], 3, "b") == [tokens("man jumps"), tokens("dog runs"), tokens("dog")]
