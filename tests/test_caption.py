@@ -215,6 +215,7 @@ def test_photos_in_containers(model: Path, folder: Path, tmp_path: Path) -> None
     assert len(set(by_uri)) > 1
 
 
+@pytest.mark.slow
 def test_another_photo_of_the_same_name_is_not_taken_for_done(model: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     caption(CaptionConfig(photos=(str(folder),), model=str(model), out=str(out)))
@@ -297,6 +298,7 @@ def test_neighbors_that_a_model_has_not_are_said_before_anything_is_done(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_encoder_that_moved(model: Path, encoder_file: Path, folder: Path, tmp_path: Path) -> None:
     """A bundle trained elsewhere: its encoder's file is not where it was."""
     bundle = tmp_path / "bundle"
@@ -310,6 +312,7 @@ def test_encoder_that_moved(model: Path, encoder_file: Path, folder: Path, tmp_p
     assert caption(config).num_captions == 1
 
 
+@pytest.mark.slow
 def test_finished_photos_are_not_opened_again(model: Path, photo_folder: Path, folder: Path, tmp_path: Path) -> None:
     """Their files are gone, and only their names still in the list."""
     listed = tmp_path / "list.txt"

@@ -305,9 +305,8 @@ def run_shell(block: Block, sandbox: SimpleNamespace, monkeypatch: pytest.Monkey
         assert code == expected, f"{block.where}: raycap {' '.join(call)} ended with {code}"
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "README.md" else pytest.param(name, marks=pytest.mark.slow) for name in RUNNING]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNNING)
 def test_what_is_shown_runs(
     name: str, ray_cluster: None, sandbox: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,7 +147,9 @@ def test_going_on_from_a_checkpoint_equals_never_stopping(tmp_path: Path) -> Non
         np.testing.assert_array_equal(mine, theirs)
 
 
-@pytest.mark.parametrize("model", [TUTORIAL, TRANSFORMER], ids=["tutorial", "transformer"])
+@pytest.mark.parametrize(
+    "model", [TUTORIAL, pytest.param(TRANSFORMER, marks=pytest.mark.slow)], ids=["tutorial", "transformer"]
+)
 def test_going_on_while_captions_are_compared_equals_never_stopping(tmp_path: Path, model: ModelConfig) -> None:
     """With the average of the weights that both keep."""
     tokenizer = Tokenizer(words=(START_TOKEN, END_TOKEN, *"abcdefgh"), max_length=9)

@@ -79,6 +79,7 @@ def test_a_model(model: Path) -> None:
     assert look(model / "history.json").kind == "the history of a training"
 
 
+@pytest.mark.slow
 def test_scores_captions_and_a_whole_run(
     model: Path, prepared: Path, features: Path, photo_folder: Path, tmp_path: Path
 ) -> None:

@@ -553,7 +553,7 @@ print("NODE", ray.util.get_node_ip_address())
 """
 
 
-@pytest.mark.parametrize("verbose", ["", "1"], ids=["", "with a dashboard"])
+@pytest.mark.parametrize("verbose", ["", pytest.param("1", marks=pytest.mark.slow)], ids=["", "with a dashboard"])
 def test_a_ray_of_our_own_listens_on_loopback_alone(verbose):
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with tempfile.TemporaryDirectory() as folder:  # with a short name, as sockets need one

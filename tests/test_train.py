@@ -173,6 +173,7 @@ def test_interrupted_it_goes_on_and_ctrl_c_is_as_it_was(
     assert [entry["epoch"] for entry in result.history] == list(range(1, 41))
 
 
+@pytest.mark.slow
 def test_patience_stops(ray_cluster: None, prepared: Path, features: Path, tmp_path: Path) -> None:
     result = train(small(prepared, features, tmp_path / "out", epochs=50, patience=1, learning_rate=0.5))
     assert len(result.history) < 50
@@ -188,6 +189,7 @@ def test_wrong_inputs(prepared: Path, features: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_is_an_error(
     ray_cluster: None, prepared: Path, features: Path, tmp_path: Path
 ) -> None:

@@ -145,6 +145,7 @@ def test_other_photos_under_the_same_names_make_features_anew(
     assert not _has_same_photos(other)
 
 
+@pytest.mark.slow
 def test_other_captions_make_model_and_scores_stale_and_redo_makes_them_anew(
     out: Path, dataset: Path, encoder_file: Path
 ) -> None:
