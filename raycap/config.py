@@ -121,7 +121,7 @@ class ExtractConfig:
     """Decode JPEG photos at 1/8, 1/4 or 1/2 of their size, which is several times as fast; features differ a little."""
     precision: Precision = "float32"
     """What the encoder computes in. With `bfloat16` a CPU that multiplies it (AMX) runs VGG16 five times as fast, with
-    `float16` a GPU; features differ by less than a thousandth, and the model captions in the same."""
+    `float16` a GPU; features differ by some hundredths, and the model captions in the same."""
     dtype: Literal["float32", "float16"] = "float32"
     """What features are stored as."""
     limits: LimitsConfig = field(default_factory=LimitsConfig)
