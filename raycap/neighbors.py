@@ -48,13 +48,13 @@ class Neighbors:
             features: read a shard at a time; of several views the first.
             sequences: captions of each photo as token ids, start and end included.
         """
-        shards = list(features.iter_shards(wanted=sequences.keys()))
-        image_ids = [image_id for shard in shards for image_id in shard.image_ids]
-        return cls(
-            tuple(image_ids),
-            np.concatenate([_vectors(shard.features) for shard in shards]),
-            tuple(tuple(tuple(each[1:-1]) for each in sequences[image_id]) for image_id in image_ids),
-        )
+        image_ids: list[str] = []
+        vectors: list[NDArray[np.float32]] = []
+        for shard in features.iter_shards(wanted=sequences.keys()):
+            image_ids += shard.image_ids
+            vectors.append(_vectors(shard.features))
+        captions = (tuple(tuple(each[1:-1]) for each in sequences[image_id]) for image_id in image_ids)
+        return cls(tuple(image_ids), np.concatenate(vectors), tuple(captions))
 
     def captions_near(
         self, features: NDArray[np.float32], count: int, *, image_ids: Sequence[str]
