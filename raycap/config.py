@@ -262,10 +262,10 @@ class DecodingConfig:
     training, a model learns that it may."""
     consensus: float = 0.0
     """Choose the caption that says most of what the beam's other captions say, each weighing as much as its
-    probability to this power, such as 0.4; 0 chooses the most probable."""
+    probability to this power, such as 0.3; 0 chooses the most probable."""
     num_neighbors: int = 0
-    """In the consensus, count people's captions of this many training photos too, those most like the photo, such as 5;
-    for models trained with --keep-neighbors."""
+    """In the consensus, count people's captions of this many training photos too, those most like the photo, such as 5
+    with a --consensus of 0.5; for models trained with --keep-neighbors."""
     mirrored: bool = False
     """Look at each photo mirrored too: the mean of both decides each word."""
     num_captions: int = 1

@@ -52,7 +52,7 @@ class ModelCard:
         if decoding.num_neighbors and not self.has_neighbors:
             raise InputError(
                 "--num-neighbors needs the photos that the model was trained on, which its bundle does not hold; "
-                "leave it out, or train with --keep-neighbors"
+                "give --num-neighbors 0, or train with --keep-neighbors"
             )
 
     def to_fields(self) -> dict[str, Any]:
