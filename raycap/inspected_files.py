@@ -14,6 +14,7 @@ from raycap.encoder_card import EncoderCard
 from raycap.errors import FormatError, InputError
 from raycap.locations import as_utf8, file_name, join, parent
 from raycap.model_card import MODEL_FILE, ModelCard
+from raycap.neighbors import NEIGHBORS_FILE
 from raycap.parquet import list_tables, open_parquet
 from raycap.saved_models import read_config
 from raycap.schema import CAPTIONS, CARD_KEY, FAILURES, GENERATED, PHOTOS
@@ -80,7 +81,10 @@ def encoder_facts(card: EncoderCard) -> Facts:
 def bundle_facts(location: str, card: ModelCard) -> Facts:
     """Return what there is to know of a bundle's model."""
     number = parameters(join(location, MODEL_FILE))
-    return {"parameters": number, "vocabulary": card.vocab_size, "max length": card.max_length}
+    facts: Facts = {"parameters": number, "vocabulary": card.vocab_size, "max length": card.max_length}
+    if card.has_neighbors:
+        facts["neighbors"] = f"{_parquet(join(location, NEIGHBORS_FILE))[1]:,} training photos"
+    return facts
 
 
 def score_facts(scores: Mapping[str, Mapping[str, float]]) -> Facts:

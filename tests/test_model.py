@@ -13,6 +13,7 @@ from raycap.config import DecodingConfig, ModelConfig
 from raycap.decoders import build_model, decoder_of
 from raycap.decoding import Wanted
 from raycap.errors import FormatError, InputError
+from raycap.inspected_files import bundle_facts
 from raycap.model import Bundle
 from raycap.model_card import ModelCard
 from raycap.neighbors import Neighbors
@@ -170,6 +171,7 @@ def test_what_people_say_of_similar_photos_decides_among_the_beams_captions(
     neighbors = Neighbors(("a", "b", "known"), vectors / np.linalg.norm(vectors, axis=1, keepdims=True), said)
     whole = replace(plain, neighbors=neighbors, card=replace(plain.card, training={"keep_neighbors": True}))
     whole.save(str(tmp_path))
+    assert bundle_facts(str(tmp_path), whole.card)["neighbors"] == "3 training photos"
     captioner = Captioner.load(tmp_path)
     found = captioner.caption_features(features, replace(decoding, num_neighbors=1), image_ids=ids)
     assert [each[0].caption for each in found[:2]] == last[:2]
