@@ -32,7 +32,7 @@ def main() -> None:
     count = 1_536 if options.full else 384
     data = make_data(options.work / f"train-{count}", count)
     rows = []
-    for photos_a_step in (16, 64):
+    for photos_a_step in (16, 64, 256) if options.full else (16, 64):
         alone = 0.0
         for name, times, num_workers, cores in (
             ("1 worker of 1 core", 1, 1, 1),
