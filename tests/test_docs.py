@@ -214,6 +214,7 @@ def sandbox(
     tmp_path: Path,
     photo_folder: Path,
     encoder_file: Path,
+    map_file: Path,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> SimpleNamespace:
@@ -232,7 +233,8 @@ def sandbox(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    return SimpleNamespace(folder=tmp_path, encoder=str(encoder_file), fixture=request.getfixturevalue)
+    files = {"encoder": str(encoder_file), "with_map": str(map_file)}
+    return SimpleNamespace(folder=tmp_path, **files, fixture=request.getfixturevalue)
 
 
 def write_small_flickr8k(folder: Path) -> None:
@@ -269,9 +271,11 @@ def lay_out(shown: list[Block], sandbox: SimpleNamespace) -> None:
         assert main(command.split()) == 0
 
 
-def run_raycap(call: list[str], encoder: str, stdin: bytes, monkeypatch: pytest.MonkeyPatch) -> int:
+def run_raycap(call: list[str], sandbox: SimpleNamespace, stdin: bytes, monkeypatch: pytest.MonkeyPatch) -> int:
     """Run a command in this process, on the Ray that is there; return its exit code."""
-    name = call[0] if call else ""
+    name, encoder = call[0] if call else "", sandbox.encoder
+    if name == "run" and "best" in call:  # it needs a feature map, and would train five models
+        call, encoder = [*call, "--num-members", "1", "--epochs", "1"], sandbox.with_map
     if name in ENDLESS and "--help" not in call:
         return 0
     if name in ADDED and ADDED[name][0] not in call and "--help" not in call:
@@ -301,7 +305,7 @@ def run_shell(block: Block, sandbox: SimpleNamespace, monkeypatch: pytest.Monkey
     for number, (before, call) in enumerate(calls):
         stdin = subprocess.run(["bash", "-c", before], capture_output=True, check=True).stdout if before else b""
         expected = block.exit_code if number == len(calls) - 1 else 0
-        code = run_raycap(call, sandbox.encoder, stdin, monkeypatch)
+        code = run_raycap(call, sandbox, stdin, monkeypatch)
         assert code == expected, f"{block.where}: raycap {' '.join(call)} ended with {code}"
 
 
