@@ -4,10 +4,9 @@
 
 Weights are random. VGG16 on generated 500 x 500 JPEG photos: the whole pipeline against a bare `tf.function` over ready
 arrays (measured before the pipeline and after it), in float32 and in bfloat16, and a photo at a time through `predict`.
-Start-up: each phase in a
-process of its own, and which processes import TensorFlow. Large photos: MobileNetV2 on 12-megapixel JPEGs of about
-4 MB, decoded whole and with `--fast-decode`, against decoding alone and encoding alone; where both take the same cores,
-no pipeline is faster than one over the sum of their times. Prints a table for each.
+Start-up: each phase in a process of its own, and which processes import TensorFlow. Large photos: MobileNetV2 on
+12-megapixel JPEGs of about 4 MB, decoded whole and with `--fast-decode`, against decoding alone and encoding alone;
+where both take the same cores, no pipeline is faster than one over the sum of their times. Prints a table for each.
 """
 
 import argparse

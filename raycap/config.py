@@ -9,6 +9,9 @@ from raycap.options import Positional
 Precision = Literal["float32", "bfloat16", "float16"]
 """Of arithmetic."""
 
+Preset = Literal["tutorial", "paper", "best"]
+"""Name of one of `presets.PRESETS`."""
+
 
 def _require(met: bool, message: str) -> None:
     if not met:
@@ -384,7 +387,7 @@ class CaptionConfig:
     """Files, folders, globs, lists (.txt .csv .tsv .jsonl .parquet), .tar shards; - reads paths from standard input."""
     model: str
     """What train wrote, or its bundle."""
-    preset: Literal["tutorial", "paper", "best"] = "tutorial"
+    preset: Preset = "tutorial"
     """On the command line, search options to start from: those by which `raycap run --preset` scores."""
     out: str | None = None
     """Folder to write: captions/, failures/, run.json; without it captions are printed."""

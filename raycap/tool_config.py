@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from raycap.config import DecodingConfig, EvaluateConfig, ExtractConfig, LimitsConfig, PrepareConfig, TrainConfig
+from raycap.config import (
+    DecodingConfig,
+    EvaluateConfig,
+    ExtractConfig,
+    LimitsConfig,
+    PrepareConfig,
+    Preset,
+    TrainConfig,
+)
 from raycap.errors import InputError
 from raycap.options import Positional, Prefixed
 
@@ -36,7 +44,7 @@ class RunConfig:
         ("evaluate", "out"): ("out", "scores"),
     }
 
-    preset: Literal["tutorial", "paper", "best"] = "tutorial"
+    preset: Preset = "tutorial"
     """Options to start from: `paper` is the published merge model, `best` a decoder with attention; docs/quality.md."""
     out: str = "work"
     """Folder to write: prepared/, features/, model/, scores/, report.html."""
@@ -167,7 +175,7 @@ class ServeConfig:
 
     model: str
     """What train wrote, or its bundle."""
-    preset: Literal["tutorial", "paper", "best"] = "tutorial"
+    preset: Preset = "tutorial"
     """On the command line, search options to start from: those by which `raycap run --preset` scores."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 lets other machines in. There is no password: put a proxy with one before it."""

@@ -203,13 +203,18 @@ def test_exif_orientation_and_float16_are_options(ray_cluster: None, encoder_fil
     assert pq.read_schema(shard).field("feature").type.value_type == pa.float16()
 
 
+def of_one_photo(photo: Path, encoder_file: Path) -> dict[str, str]:
+    """Return options to extract a photo, called `noise`, to `out` beside it."""
+    manifest = make_manifest(photo.parent / "m.parquet", {"noise": photo})
+    return {"manifest": manifest, "encoder": str(encoder_file), "out": str(photo.parent / "out")}
+
+
 def test_fast_decoding_is_an_option_that_the_card_tells(ray_cluster: None, encoder_file: Path, tmp_path: Path) -> None:
     """The encoder sees the means of 8 x 8 pixels."""
     photo = tmp_path / "noise.jpg"
     pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     Image.fromarray(pixels).save(photo, quality=95, subsampling=0)
-    manifest = make_manifest(tmp_path / "m.parquet", {"noise": photo})
-    options = {"manifest": manifest, "encoder": str(encoder_file), "out": str(tmp_path / "out")}
+    options = of_one_photo(photo, encoder_file)
     extract(ExtractConfig(fast_decode=True, **options))
     small = tmp_path / "small.png"
     Image.open(photo).convert("RGB").reduce(8).save(small)
@@ -224,8 +229,7 @@ def test_fast_decoding_is_an_option_that_the_card_tells(ray_cluster: None, encod
 def test_the_card_tells_what_the_encoder_computed_in(ray_cluster: None, encoder_file: Path, tmp_path: Path) -> None:
     photo = tmp_path / "noise.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(photo)
-    manifest = make_manifest(tmp_path / "m.parquet", {"noise": photo})
-    options = {"manifest": manifest, "encoder": str(encoder_file), "out": str(tmp_path / "out")}
+    options = of_one_photo(photo, encoder_file)
     extract(ExtractConfig(precision="bfloat16", **options))
     found = read_features(tmp_path / "out")["noise"]
     np.testing.assert_allclose(found, expected_feature(photo), atol=0.02)
