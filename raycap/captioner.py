@@ -15,7 +15,7 @@ from raycap.batching import BatchSizer
 from raycap.config import DecodingConfig, LimitsConfig
 from raycap.consensus import by_consensus
 from raycap.decoders import decoder_of
-from raycap.decoding import sample, search
+from raycap.decoding import Hypothesis, sample, search
 from raycap.devices import configure
 from raycap.encoder import Encoder, reload_encoder
 from raycap.errors import ImageError, ImageShapeError, InputError
@@ -233,9 +233,9 @@ class Captioner:
             mirrored: features of the same photos mirrored, which `decoding.mirrored` asks for.
 
         Raises:
-            InputError: if it does, and there are none; or if it asks for neighbors, and the bundle holds none.
+            InputError: if it does, and there are none; or if it asks for what the bundle does not hold.
         """
-        self.bundle.card.require_neighbors(decoding)
+        self.bundle.card.require_kept(decoding)
         if decoding.mirrored and mirrored is None:
             raise InputError("--mirrored needs features of the photos mirrored too: `view_1` of extract --num-views 2")
         if not len(features):
@@ -252,7 +252,8 @@ class Captioner:
             "not_last": self._open if decoding.whole_sentences else (),
             "forbidden": (PAD_ID,),
         }
-        step, state = self._steps.start(features, *([mirrored] if decoding.mirrored and mirrored is not None else []))
+        views = [features, *([mirrored] if decoding.mirrored and mirrored is not None else [])]
+        step, state = self._steps.start(*views)
         if decoding.sample:
             found = sample(
                 step,
@@ -267,16 +268,33 @@ class Captioner:
             beam_width, penalty = decoding.beam_width, decoding.length_penalty
             found = search(step, state, beam_width=beam_width, length_penalty=penalty, **options)
             if decoding.consensus:
-                near: Sequence[list[Tokens]] = [[]] * len(found)
-                if decoding.num_neighbors and self.bundle.neighbors is not None:
-                    near = self.bundle.neighbors.captions_near(features, decoding.num_neighbors, image_ids=image_ids)
-                found = [by_consensus(each, decoding.consensus, at) for each, at in zip(found, near, strict=True)]
+                found = self._by_consensus(found, views, decoding, image_ids)
         return [
             [
                 GeneratedCaption(tokenizer.decode(each.tokens), each.log_prob, len(each.tokens))
                 for each in hypotheses[: decoding.num_captions]
             ]
             for hypotheses in found
+        ]
+
+    def _by_consensus(
+        self,
+        found: Sequence[Sequence[Hypothesis]],
+        views: Sequence[NDArray[np.float32]],
+        decoding: DecodingConfig,
+        image_ids: Sequence[str],
+    ) -> list[list[Hypothesis]]:
+        """Return the hypotheses of each photo, best first, by all that the options have count."""
+        near: Sequence[Sequence[Tokens]] = [()] * len(found)
+        more: Sequence[NDArray[np.float32] | float] = [0.0] * len(found)
+        if decoding.num_neighbors and self.bundle.neighbors is not None:
+            near = self.bundle.neighbors.captions_near(views[0], decoding.num_neighbors, image_ids=image_ids)
+        if decoding.matching and self.bundle.matching is not None:
+            scores = self.bundle.matching.scores(views, [[each.tokens for each in hypotheses] for hypotheses in found])
+            more = [decoding.matching * each for each in scores]
+        return [
+            by_consensus(each, decoding.consensus, others, plus)
+            for each, others, plus in zip(found, near, more, strict=True)
         ]
 
 

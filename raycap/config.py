@@ -216,6 +216,8 @@ class TrainConfig:
     """Captions of each photo that are compared with each other in these."""
     keep_neighbors: bool = False
     """Keep the training photos' features and captions in the bundle, for --num-neighbors of evaluate and caption."""
+    fit_matching: bool = False
+    """Find out, beside the model, what photos and captions have in common, for --matching of evaluate and caption."""
     num_members: int = 1
     """Models trained one after another, each from a seed of its own, that choose each word together: the mean of their
     logits decides."""
@@ -269,6 +271,9 @@ class DecodingConfig:
     num_neighbors: int = 0
     """In the consensus, count people's captions of this many training photos too, those most like the photo, such as 5
     with a --consensus of 0.5; for models trained with --keep-neighbors."""
+    matching: float = 0.0
+    """In the consensus, count this much how well a caption matches the photo, by what photos and captions of training
+    have in common, such as 0.5; for models trained with --fit-matching."""
     mirrored: bool = False
     """Look at each photo mirrored too: the mean of both decides each word."""
     num_captions: int = 1
@@ -298,6 +303,11 @@ class DecodingConfig:
         _require(
             not self.num_neighbors or self.consensus > 0,
             "--num-neighbors is for choosing by consensus; give --consensus too, such as 0.3",
+        )
+        _require(self.matching >= 0, f"--matching is {self.matching:g}; give 0 or more")
+        _require(
+            not self.matching or self.consensus > 0,
+            "--matching is for choosing by consensus; give --consensus too, such as 0.3",
         )
         _require(1e-6 <= self.temperature <= 1e6, f"--temperature is {self.temperature:g}; give 1e-6 to 1e6")
         _require(self.top_k >= 0, f"--top-k is {self.top_k}; give 0 or more")

@@ -2,7 +2,7 @@
 
 The most probable caption is often a bland or a broken one that the others contradict. Of a beam of ten or twenty, the
 one that is most like all of them, each as it is probable, scores better; better still where what people say of similar
-photos counts too.
+photos counts too, and how well a caption matches the photo.
 
 References:
     Kumar and Byrne 2004, Minimum Bayes-risk decoding for statistical machine translation (the choice).
@@ -24,7 +24,10 @@ _OTHERS = 3.0  # what others weigh together, where the hypotheses together weigh
 
 
 def by_consensus(
-    hypotheses: Sequence[Hypothesis], power: float, others: Sequence[Sequence[int]] = ()
+    hypotheses: Sequence[Hypothesis],
+    power: float,
+    others: Sequence[Sequence[int]] = (),
+    more: NDArray[np.floating] | float = 0.0,
 ) -> list[Hypothesis]:
     """Return the hypotheses of one photo by how much each is like all of them, the most like first.
 
@@ -32,6 +35,7 @@ def by_consensus(
         hypotheses: of one search.
         power: each weighs as much as its probability to this power; 0 weighs all alike.
         others: captions that each should be like too, such as people's of similar photos; all weigh the same.
+        more: what else there is to say for each hypothesis, where to be like all the others is 1.
     """
     if not hypotheses:
         return []
@@ -41,7 +45,7 @@ def by_consensus(
     scores = alike[:, : len(hypotheses)] @ weights / weights.sum()
     if others:
         scores += _OTHERS * alike[:, len(hypotheses) :].mean(axis=1)
-    return [hypotheses[place] for place in np.argsort(-scores, kind="stable")]
+    return [hypotheses[place] for place in np.argsort(-(scores + more), kind="stable")]
 
 
 def likeness(captions: Sequence[Sequence[int]]) -> NDArray[np.float64]:

@@ -84,6 +84,8 @@ def bundle_facts(location: str, card: ModelCard) -> Facts:
     facts: Facts = {"parameters": number, "vocabulary": card.vocab_size, "max length": card.max_length}
     if card.has_neighbors:
         facts["neighbors"] = f"{_parquet(join(location, NEIGHBORS_FILE))[1]:,} training photos"
+    if card.has_matching:
+        facts["matching"] = "of captions and photos"
     return facts
 
 

@@ -10,6 +10,7 @@ import keras
 from raycap.decoders import decoder_of
 from raycap.errors import FormatError
 from raycap.locations import join
+from raycap.matching import MATCHING_FILE, Matching
 from raycap.model_card import CARD_FILE, MODEL_FILE, ModelCard, find_bundle, read_card
 from raycap.neighbors import NEIGHBORS_FILE, Neighbors
 from raycap.saved_models import checked_copy
@@ -26,12 +27,14 @@ class Bundle:
         tokenizer: its vocabulary.
         card: where it comes from.
         neighbors: the photos that it was trained on, if they were kept.
+        matching: what tells how well a caption matches a photo, if it was found out.
     """
 
     model: Any
     tokenizer: Tokenizer
     card: ModelCard
     neighbors: Neighbors | None = None
+    matching: Matching | None = None
 
     def save(self, location: str) -> None:
         """Write the bundle; the card goes last, and a bundle without one is not there yet."""
@@ -40,6 +43,8 @@ class Bundle:
             (Path(folder) / TOKENIZER_FILE).write_text(self.tokenizer.to_json(), encoding="utf-8")
             if self.neighbors is not None:
                 self.neighbors.save(str(Path(folder) / NEIGHBORS_FILE), self.tokenizer)
+            if self.matching is not None:
+                self.matching.save(str(Path(folder) / MATCHING_FILE))
             upload_folder(Path(folder), location)
         write_json(join(location, CARD_FILE), self.card.to_fields())
 
@@ -64,10 +69,13 @@ class Bundle:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise FormatError(f"{join(location, MODEL_FILE)} cannot be loaded: {reason:.300}") from error
         _check_fit(model, tokenizer, card, source=location)
-        neighbors = None
+        neighbors, matching = None, None
         if card.has_neighbors:
             neighbors = Neighbors.load(join(location, NEIGHBORS_FILE), tokenizer, dim=card.encoder.dim)
-        return cls(model, tokenizer, card, neighbors)
+        if card.has_matching:
+            size = {"dim": card.encoder.dim, "vocab_size": card.vocab_size}
+            matching = Matching.load(join(location, MATCHING_FILE), **size)
+        return cls(model, tokenizer, card, neighbors, matching)
 
 
 def _load_tokenizer(location: str) -> Tokenizer:

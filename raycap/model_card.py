@@ -43,16 +43,26 @@ class ModelCard:
         """Whether the bundle holds the photos that the model was trained on."""
         return bool(self.training.get("keep_neighbors"))
 
-    def require_neighbors(self, decoding: DecodingConfig) -> None:
+    @property
+    def has_matching(self) -> bool:
+        """Whether the bundle holds what tells how well a caption matches a photo."""
+        return bool(self.training.get("fit_matching"))
+
+    def require_kept(self, decoding: DecodingConfig) -> None:
         """Check that the bundle holds what a search asks for.
 
         Raises:
-            InputError: if it asks for neighbors, and there are none.
+            InputError: if it asks for neighbors or matching, and there are none.
         """
         if decoding.num_neighbors and not self.has_neighbors:
             raise InputError(
                 "--num-neighbors needs the photos that the model was trained on, which its bundle does not hold; "
                 "give --num-neighbors 0, or train with --keep-neighbors"
+            )
+        if decoding.matching and not self.has_matching:
+            raise InputError(
+                "--matching needs what tells how well a caption matches a photo, which the model's bundle does not "
+                "hold; give --matching 0, or train with --fit-matching"
             )
 
     def to_fields(self) -> dict[str, Any]:

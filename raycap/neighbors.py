@@ -7,7 +7,7 @@ Reference:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,8 @@ from raycap.text import Tokenizer
 
 NEIGHBORS_FILE: Final = "neighbors.parquet"
 """What they are called in a bundle."""
+
+Floating = TypeVar("Floating", np.float32, np.float64)
 
 Tokens = tuple[int, ...]
 """A caption as token ids, without start and end."""
@@ -52,7 +54,7 @@ class Neighbors:
         vectors: list[NDArray[np.float32]] = []
         for shard in features.iter_shards(wanted=sequences.keys()):
             image_ids += shard.image_ids
-            vectors.append(_vectors(shard.features))
+            vectors.append(photo_vectors(shard.features))
         captions = (tuple(tuple(each[1:-1]) for each in sequences[image_id]) for image_id in image_ids)
         return cls(tuple(image_ids), np.concatenate(vectors), tuple(captions))
 
@@ -69,7 +71,7 @@ class Neighbors:
             image_ids: of the photos; none is its own neighbor, where it was trained on.
         """
         mean, known = self._from_mean
-        alike = _of_length_one(_vectors(features) - mean) @ known.T
+        alike = of_length_one(photo_vectors(features) - mean) @ known.T
         nearest = np.argsort(-alike, axis=1, kind="stable")[:, : count + 1]
         return [
             [caption for row in self._others(rows, image_id)[:count] for caption in self.captions[row]]
@@ -80,7 +82,7 @@ class Neighbors:
     def _from_mean(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The mean of the vectors, and how each differs from it, at a length of 1."""
         mean = self.vectors.mean(axis=0)
-        return mean, _of_length_one(self.vectors - mean)
+        return mean, of_length_one(self.vectors - mean)
 
     def _others(self, rows: NDArray[np.intp], image_id: str) -> list[int]:
         return [int(row) for row in rows if self.image_ids[row] != image_id]
@@ -117,11 +119,12 @@ class Neighbors:
         return cls(tuple(table["image_id"].to_pylist()), to_array(table["vector"]), captions)
 
 
-def _vectors(features: NDArray[np.float32]) -> NDArray[np.float32]:
+def photo_vectors(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return `(photos, dim)` vectors of length 1: of features, or of the means of their regions."""
-    return _of_length_one(features.mean(axis=1) if features.ndim == 3 else features)
+    return of_length_one(features.mean(axis=1) if features.ndim == 3 else features)
 
 
-def _of_length_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    scaled: NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+def of_length_one(vectors: NDArray[Floating]) -> NDArray[Floating]:
+    """Return vectors, `(count, dim)`, at a length of 1; one of length 0 stays as it is."""
+    scaled: NDArray[Floating] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return scaled

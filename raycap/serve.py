@@ -119,7 +119,7 @@ def build_app(options: Mapping[str, Any]) -> Any:
 def _located(config: ServeConfig) -> ServeConfig:
     config = with_absolute(config, "model", "encoder_file")
     bundle = find_bundle(config.model)
-    read_card(bundle).require_neighbors(config.decoding)
+    read_card(bundle).require_kept(config.decoding)
     return replace(config, model=bundle)
 
 

@@ -47,6 +47,12 @@ def test_one_far_more_probable_outweighs_them() -> None:
     assert by_consensus(hypotheses(-1.0, -9.0, -9.0, -9.0), 0.0)[0].tokens == (DOG, RUNS, ON)
 
 
+def test_what_else_there_is_to_say_is_added() -> None:
+    alike = hypotheses(-1.0, -1.1, -1.1, -1.1)
+    assert by_consensus(alike, 0.4, more=np.array([2.0, 0.0, 0.0, 0.0]))[0].tokens == (MAN, JUMPS)
+    assert by_consensus(alike, 0.4, more=np.array([0.1, 0.0, 0.0, 0.0])) == by_consensus(alike, 0.4)
+
+
 def test_what_others_say_counts_three_times_as_much_as_the_hypotheses() -> None:
     alike = hypotheses(-1.0, -1.1, -1.1, -1.1)
     assert by_consensus(alike, 0.4, [(MAN, JUMPS), (MAN, JUMPS)])[0].tokens == (MAN, JUMPS)

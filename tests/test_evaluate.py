@@ -233,6 +233,11 @@ def test_wrong_inputs(model: Path, prepared: Path, features: Path, tmp_path: Pat
         evaluate(config(model, prepared, features, out, decoding=near))
     with pytest.raises(InputError, match=r"--num-neighbors is for choosing by consensus; give --consensus too"):
         DecodingConfig(num_neighbors=5)
+    matched = DecodingConfig(consensus=0.3, matching=0.5)
+    with pytest.raises(InputError, match=r"--matching needs what tells how well .*train with --fit-matching"):
+        evaluate(config(model, prepared, features, out, decoding=matched))
+    with pytest.raises(InputError, match=r"--matching is for choosing by consensus; give --consensus too"):
+        DecodingConfig(matching=0.5)
     with pytest.raises(InputError, match="there are no features in"):
         evaluate(config(model, prepared, tmp_path, out))
     assert not out.exists()

@@ -18,7 +18,7 @@ LAYERS = {
     0: "schema errors locations options config tool_config presets",
     1: """averaging consensus self_critical
         encoder_card model_card datasets caption_files scenes images views text sequences features metrics storage runs
-        neighbors
+        neighbors matching
         parquet shards prepared progress input_sizes diagram decoding threads top_words photo_sources photo_tables
         photo_reader photo_decoder time_limit batching sidecars caption_formats sole_writer saved_models readers uploads
         serve_page published bleu rouge cider meteor baselines bootstrap diversity scores scoring score_tables

@@ -14,9 +14,10 @@ from raycap.decoders import build_model, decoder_of
 from raycap.decoding import Wanted
 from raycap.errors import FormatError, InputError
 from raycap.inspected_files import bundle_facts
+from raycap.matching import Matching
 from raycap.model import Bundle
 from raycap.model_card import ModelCard
-from raycap.neighbors import Neighbors
+from raycap.neighbors import Neighbors, photo_vectors
 from raycap.schema import PAD_ID
 from raycap.text import Tokenizer
 
@@ -166,9 +167,8 @@ def test_what_people_say_of_similar_photos_decides_among_the_beams_captions(
     ids = ["new", "also new", "known"]  # a photo is not its own neighbor
     beams = Captioner(plain).caption_features(features, decoding, image_ids=ids)
     last = [each[-1].caption for each in beams]
-    vectors = features.mean(axis=1) if features.ndim == 3 else features
-    said = tuple((tuple(TOKENIZER.encode(text.split())[1:-1]),) for text in last)
-    neighbors = Neighbors(("a", "b", "known"), vectors / np.linalg.norm(vectors, axis=1, keepdims=True), said)
+    said = tuple((tokens(text),) for text in last)
+    neighbors = Neighbors(("a", "b", "known"), photo_vectors(features), said)
     whole = replace(plain, neighbors=neighbors, card=replace(plain.card, training={"keep_neighbors": True}))
     whole.save(str(tmp_path))
     assert bundle_facts(str(tmp_path), whole.card)["neighbors"] == "3 training photos"
@@ -182,6 +182,36 @@ def test_what_people_say_of_similar_photos_decides_among_the_beams_captions(
     (tmp_path / "neighbors.parquet").unlink()
     with pytest.raises(FormatError, match=r"neighbors.parquet cannot be read"):
         Bundle.load(str(tmp_path))
+
+
+def test_in_the_consensus_a_caption_that_matches_the_photo_comes_first(tmp_path: Path) -> None:
+    config = OPTIONS[4]
+    plain = bundle(config)
+    features, mirrored = (features_for(config, 4, seed=seed) for seed in (1, 2))
+    decoding = DecodingConfig(beam_width=8, num_captions=8, consensus=1.0, max_length=5, mirrored=True)
+    known = Neighbors(tuple("abcd"), photo_vectors(features), tuple((tokens(text),) for text in (*CAPTIONS, "a mat")))
+    matching = Matching.fit(known, vocab_size=TOKENIZER.vocab_size)
+    whole = replace(plain, matching=matching, card=replace(plain.card, training={"fit_matching": True}))
+    whole.save(str(tmp_path))
+    assert bundle_facts(str(tmp_path), whole.card)["matching"] == "of captions and photos"
+    captioner = Captioner.load(tmp_path)
+    arguments = {"image_ids": list("abcd"), "mirrored": mirrored}
+    usual = captioner.caption_features(features, decoding, **arguments)
+    assert usual == Captioner(plain).caption_features(features, decoding, **arguments), "only where asked for"
+    found = captioner.caption_features(features, replace(decoding, matching=1e6), **arguments)
+    scores = matching.scores([features, mirrored], [[tokens(each.caption) for each in beam] for beam in found])
+    assert all(np.all(np.diff(each) <= 1e-6) for each in scores), "by how well they match alone"
+    assert found != usual
+    assert [sorted(each) for each in found] == [sorted(each) for each in usual]
+    with pytest.raises(InputError, match=r"--matching needs what tells .* train with --fit-matching"):
+        Captioner(plain).caption_features(features, replace(decoding, matching=0.5), **arguments)
+    (tmp_path / "matching.npz").unlink()
+    with pytest.raises(FormatError, match=r"matching.npz cannot be read"):
+        Bundle.load(str(tmp_path))
+
+
+def tokens(text: str) -> tuple[int, ...]:
+    return tuple(TOKENIZER.encode(text.split())[1:-1])
 
 
 @pytest.mark.parametrize("config", OPTIONS)

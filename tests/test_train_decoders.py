@@ -84,6 +84,7 @@ def test_members_are_trained_apart_and_bundled_together(
     ray_cluster: None, prepared: Path, regions: Path, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"epochs": 2, "cider_epochs": 0, "select_by": "dev_loss", "keep_neighbors": True}
+    options["fit_matching"] = True
     config = small(prepared, regions, tmp_path / "both", num_members=2, **options)
     result = train(config)
     parts = [read_json(str(tmp_path / f"both/members/{number}/history.json")) for number in (1, 2)]
@@ -104,7 +105,9 @@ def test_members_are_trained_apart_and_bundled_together(
     assert bundle.neighbors is not None
     assert set(bundle.neighbors.image_ids) == Prepared.open(str(prepared)).image_ids("train")
     shard = next(FeatureSet.open(str(regions)).iter_shards())
-    near = DecodingConfig(consensus=0.3, num_neighbors=3)
+    assert member.matching is None
+    assert bundle.matching is not None
+    near = DecodingConfig(consensus=0.3, num_neighbors=3, matching=0.5)
     assert all(Captioner(bundle).caption_features(shard.features, near, image_ids=shard.image_ids))
     # what is there is not done again
     (tmp_path / "both/bundle/card.json").unlink()

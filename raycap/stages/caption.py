@@ -152,7 +152,7 @@ class _Job:
         )
         bundle = find_bundle(config.model)
         card = read_card(bundle)
-        card.require_neighbors(config.decoding)
+        card.require_kept(config.decoding)
         return cls(config=config, bundle=bundle, card=card, photos=find_photos(config.photos, config.listing))
 
     @property

@@ -73,7 +73,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     config = with_absolute(config, "model", "prepared", "features", "out", "against")
     bundle = find_bundle(config.model)
     card = read_card(bundle)
-    card.require_neighbors(config.decoding)
+    card.require_kept(config.decoding)
     prepared = Prepared.open(config.prepared)
     features = FeatureSet.open(config.features)
     card.encoder.require_same(features.card, mine=f"the model in {bundle}", others=f"the features in {config.features}")

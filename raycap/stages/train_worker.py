@@ -24,6 +24,7 @@ from raycap.config import TrainConfig
 from raycap.diagram import model_svg
 from raycap.features import FeatureSet
 from raycap.locations import join
+from raycap.matching import Matching
 from raycap.metrics import PROTOCOLS, Corpus, as_numbers, measure
 from raycap.model_card import BUNDLE_FOLDER, ModelCard
 from raycap.neighbors import Neighbors
@@ -126,10 +127,17 @@ class _Data:
         hypotheses = fitter.caption(features(), self.prepared.tokenizer)
         return hypotheses, [references[image_id] for image_id in image_ids]
 
-    @property
-    def neighbors(self) -> Neighbors | None:
-        """The training photos, if the bundle is to hold them."""
-        return Neighbors.of(self.features, self._train) if self._config.keep_neighbors else None
+    def kept(self) -> dict[str, Any]:
+        """Return what a bundle is to hold of the training photos, by its attributes' names."""
+        config = self._config
+        if not (config.keep_neighbors or config.fit_matching):
+            return {}
+        known = Neighbors.of(self.features, self._train)
+        vocab_size = self.prepared.tokenizer.vocab_size
+        return {
+            "neighbors": known if config.keep_neighbors else None,
+            "matching": Matching.fit(known, vocab_size=vocab_size) if config.fit_matching else None,
+        }
 
     @cached_property
     def reward(self) -> CiderD:
@@ -282,7 +290,7 @@ class _Worker:
             metrics=self._best,
             versions=versions(),
         )
-        Bundle(model, tokenizer, card, self._data.neighbors).save(join(self._config.out, BUNDLE_FOLDER))
+        Bundle(model, tokenizer, card, **self._data.kept()).save(join(self._config.out, BUNDLE_FOLDER))
         write_text(join(self._config.out, DIAGRAM_FILE), model_svg(model))
 
     def _write(self, entry: Mapping[str, Any]) -> None:
@@ -343,7 +351,7 @@ def combine_members(config: TrainConfig, num_threads: int) -> None:
     history = [{**entry, "epoch": epoch} for epoch, entry in enumerate(entries, start=1)]
     metrics = {"dev_loss": dev_loss, "members": [bundle.card.metrics for bundle in bundles]}
     card = replace(bundles[0].card, training=asdict(config), metrics=metrics, versions=versions())
-    Bundle(model, bundles[0].tokenizer, card, data.neighbors).save(join(config.out, BUNDLE_FOLDER))
+    Bundle(model, bundles[0].tokenizer, card, **data.kept()).save(join(config.out, BUNDLE_FOLDER))
     write_text(join(config.out, DIAGRAM_FILE), model_svg(model))
     outcome = {
         "best_epoch": min(history, key=lambda entry: entry["dev_loss"])["epoch"],
