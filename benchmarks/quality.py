@@ -17,9 +17,16 @@ from typing import Any
 METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d")
 PAPER, BEST = ("--preset", "paper"), ("--preset", "best")
 ONE = (*BEST, "--num-members", "1")
-DECODED = {"--evaluate.beam-width", "--length-penalty", "--no-repeat-ngram", "--consensus"}
+DECODED = {
+    "--evaluate.beam-width",
+    "--length-penalty",
+    "--no-repeat-ngram",
+    "--consensus",
+    "--num-neighbors",
+    "--matching",
+}
 CIDER = ("--cider-epochs", "1", "--select-by", "cider_d")
-BEAM = ("--consensus", "0", "--evaluate.beam-width", "5")
+BEAM = ("--consensus", "0", "--num-neighbors", "0", "--matching", "0", "--evaluate.beam-width", "5")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "tutorial": ("--keep-one-letter-words",),
     "paper": PAPER,
@@ -29,6 +36,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "paper, label smoothing": (*PAPER, "--label-smoothing", "0.1"),
     "paper, averaged weights": (*PAPER, "--weight-average", "0.999"),
     "best": BEST,
+    "best, no matching": (*BEST, "--matching", "0"),
+    "best, no matching, no neighbors": (*BEST, "--matching", "0", "--num-neighbors", "0", "--consensus", "0.3"),
+    "best, five models": (*BEST, "--num-members", "5"),
     "best, beam 5, no consensus": (*BEST, *BEAM),
     "best, beam 5, length penalty 0.7": (*BEST, *BEAM, "--length-penalty", "0.7"),
     "best, consensus 0.2": (*BEST, "--consensus", "0.2"),

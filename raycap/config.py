@@ -269,11 +269,11 @@ class DecodingConfig:
     """Choose the caption that says most of what the beam's other captions say, each weighing as much as its
     probability to this power, such as 0.3; 0 chooses the most probable."""
     num_neighbors: int = 0
-    """In the consensus, count people's captions of this many training photos too, those most like the photo, such as 5
+    """In the consensus, count people's captions of this many training photos too, those most like the photo, such as 10
     with a --consensus of 0.5; for models trained with --keep-neighbors."""
     matching: float = 0.0
     """In the consensus, count this much how well a caption matches the photo, by what photos and captions of training
-    have in common, such as 0.5; for models trained with --fit-matching."""
+    have in common, such as 0.4; for models trained with --fit-matching."""
     mirrored: bool = False
     """Look at each photo mirrored too: the mean of both decides each word."""
     num_captions: int = 1

@@ -20,7 +20,7 @@ from raycap.decoding import Hypothesis
 
 _ORDERS = 4
 _SIGMA = 6.0  # of the penalty on a difference in length, in words
-_OTHERS = 3.0  # what others weigh together, where the hypotheses together weigh 1; see docs/quality.md
+_OTHERS = 4.0  # what others weigh together, where the hypotheses together weigh 1; see docs/quality.md
 
 
 def by_consensus(

@@ -26,8 +26,9 @@ PRESETS: Final[Mapping[str, Mapping[Path, Any]]] = {
         ("extract", "num_views"): 4,
         ("train", "model", "decoder"): "attention",
         ("train", "model", "dropout"): 0.3,
-        ("train", "num_members"): 5,
+        ("train", "num_members"): 2,
         ("train", "keep_neighbors"): True,
+        ("train", "fit_matching"): True,
         ("train", "epochs"): 12,
         ("train", "global_batch_size"): 32,
         ("train", "schedule"): "cosine",
@@ -41,7 +42,8 @@ PRESETS: Final[Mapping[str, Mapping[Path, Any]]] = {
         ("evaluate", "decoding", "whole_sentences"): True,
         ("evaluate", "decoding", "mirrored"): True,
         ("evaluate", "decoding", "consensus"): 0.5,
-        ("evaluate", "decoding", "num_neighbors"): 5,
+        ("evaluate", "decoding", "num_neighbors"): 10,
+        ("evaluate", "decoding", "matching"): 0.4,
     },
 }
 """The options of each preset, by path; all others are the defaults."""

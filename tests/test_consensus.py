@@ -53,7 +53,7 @@ def test_what_else_there_is_to_say_is_added() -> None:
     assert by_consensus(alike, 0.4, more=np.array([0.1, 0.0, 0.0, 0.0])) == by_consensus(alike, 0.4)
 
 
-def test_what_others_say_counts_three_times_as_much_as_the_hypotheses() -> None:
+def test_what_others_say_counts_four_times_as_much_as_the_hypotheses() -> None:
     alike = hypotheses(-1.0, -1.1, -1.1, -1.1)
     assert by_consensus(alike, 0.4, [(MAN, JUMPS), (MAN, JUMPS)])[0].tokens == (MAN, JUMPS)
     assert by_consensus(alike, 0.4, [(GRASS, RUNS, MAN)] + [(DOG, RUNS)] * 2)[0].tokens == (DOG, RUNS)
@@ -62,5 +62,5 @@ def test_what_others_say_counts_three_times_as_much_as_the_hypotheses() -> None:
     others = [(DOG,), (MAN, RUNS, ON, GRASS)]
     weights = np.exp(0.4 * (np.array([-1.0, -1.1, -1.1, -1.1]) + 1.0))
     found = likeness([*said, *others])[:4]
-    scores = found[:, :4] @ weights / weights.sum() + 3 * found[:, 4:].mean(axis=1)
+    scores = found[:, :4] @ weights / weights.sum() + 4 * found[:, 4:].mean(axis=1)
     assert [each.tokens for each in by_consensus(alike, 0.4, others)] == [said[row] for row in np.argsort(-scores)]

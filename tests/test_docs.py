@@ -274,7 +274,7 @@ def lay_out(shown: list[Block], sandbox: SimpleNamespace) -> None:
 def run_raycap(call: list[str], sandbox: SimpleNamespace, stdin: bytes, monkeypatch: pytest.MonkeyPatch) -> int:
     """Run a command in this process, on the Ray that is there; return its exit code."""
     name, encoder = call[0] if call else "", sandbox.encoder
-    if name == "run" and "best" in call:  # it needs a feature map, and would train five models
+    if name == "run" and "best" in call:  # it needs a feature map, and would train two models
         call, encoder = [*call, "--num-members", "1", "--epochs", "1"], sandbox.with_map
     if name in ENDLESS and "--help" not in call:
         return 0
