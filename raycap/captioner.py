@@ -288,7 +288,7 @@ class Captioner:
         near: Sequence[Sequence[Tokens]] = [()] * len(found)
         more: Sequence[NDArray[np.float32] | float] = [0.0] * len(found)
         if decoding.num_neighbors and self.bundle.neighbors is not None:
-            near = self.bundle.neighbors.captions_near(views[0], decoding.num_neighbors, image_ids=image_ids)
+            near = self.bundle.neighbors.captions_near(views, decoding.num_neighbors, image_ids=image_ids)
         if decoding.matching and self.bundle.matching is not None:
             scores = self.bundle.matching.scores(views, [[each.tokens for each in hypotheses] for hypotheses in found])
             more = [decoding.matching * each for each in scores]

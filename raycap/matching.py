@@ -73,16 +73,15 @@ class Matching:
         return cls(*(each.astype(np.float32) for each in arrays))
 
     def scores(
-        self, features: Sequence[NDArray[np.float32]], captions: Sequence[Sequence[Tokens]]
+        self, views: Sequence[NDArray[np.float32]], captions: Sequence[Sequence[Tokens]]
     ) -> list[NDArray[np.float32]]:
         """Return how well each caption of each photo matches it, -1 to 1.
 
         Args:
-            features: `(photos, dim)` or `(photos, num_regions, dim)` each, of one or more views of the photos.
+            views: features of one or more views of the photos, from the same encoder.
             captions: of each photo, as token ids, without start and end.
         """
-        vectors = np.mean([photo_vectors(each) for each in features], axis=0)
-        seen = of_length_one((of_length_one(vectors) - self.mean_photo) @ self.photos)
+        seen = of_length_one((photo_vectors(views) - self.mean_photo) @ self.photos)
         found = []
         for place, each in zip(seen, captions, strict=True):
             said = _weighed(_shares([[caption] for caption in each], len(self.words)), self.word_weights)

@@ -4,7 +4,8 @@ Reference:
     Devlin, Gupta, Girshick, Mitchell and Zitnick 2015, arXiv:1505.04467 (captions of the nearest training photos).
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Self, TypeVar
@@ -34,7 +35,7 @@ class Neighbors:
 
     Attributes:
         image_ids: of the photos.
-        vectors: `(photos, dim)` float32, of each feature, or of the mean of its regions, at a length of 1.
+        vectors: `(photos, dim)` float32, of each photo the mean of its views and their regions, at a length of 1.
         captions: of each photo.
     """
 
@@ -47,31 +48,33 @@ class Neighbors:
         """Take all photos that have both a feature and captions.
 
         Args:
-            features: read a shard at a time; of several views the first.
+            features: read a shard and a view at a time.
             sequences: captions of each photo as token ids, start and end included.
         """
         image_ids: list[str] = []
         vectors: list[NDArray[np.float32]] = []
-        for shard in features.iter_shards(wanted=sequences.keys()):
-            image_ids += shard.image_ids
-            vectors.append(photo_vectors(shard.features))
+        for name in features.shards:
+            views = (features.read_shard(name, wanted=sequences, view=view) for view in range(features.num_views))
+            first = next(views)
+            image_ids += first.image_ids
+            vectors.append(photo_vectors(shard.features for shard in itertools.chain([first], views)))
         captions = (tuple(tuple(each[1:-1]) for each in sequences[image_id]) for image_id in image_ids)
         return cls(tuple(image_ids), np.concatenate(vectors), tuple(captions))
 
     def captions_near(
-        self, features: NDArray[np.float32], count: int, *, image_ids: Sequence[str]
+        self, views: Sequence[NDArray[np.float32]], count: int, *, image_ids: Sequence[str]
     ) -> list[list[Tokens]]:
         """Return the captions of the photos most like each photo, the most like first.
 
         Alike is the cosine of the vectors' differences from the mean photo, as what all photos share tells none apart.
 
         Args:
-            features: `(photos, dim)` or `(photos, num_regions, dim)`, from the same encoder.
+            views: features of one or more views of the photos, from the same encoder.
             count: photos whose captions to return.
             image_ids: of the photos; none is its own neighbor, where it was trained on.
         """
         mean, known = self._from_mean
-        alike = of_length_one(photo_vectors(features) - mean) @ known.T
+        alike = of_length_one(photo_vectors(views) - mean) @ known.T
         nearest = np.argsort(-alike, axis=1, kind="stable")[:, : count + 1]
         return [
             [caption for row in self._others(rows, image_id)[:count] for caption in self.captions[row]]
@@ -119,9 +122,14 @@ class Neighbors:
         return cls(tuple(table["image_id"].to_pylist()), to_array(table["vector"]), captions)
 
 
-def photo_vectors(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return `(photos, dim)` vectors of length 1: of features, or of the means of their regions."""
-    return of_length_one(features.mean(axis=1) if features.ndim == 3 else features)
+def photo_vectors(views: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return a vector of length 1 for each photo, `(photos, dim)`: the mean of its views and of their regions.
+
+    Args:
+        views: features of the photos, `(photos, dim)` or `(photos, num_regions, dim)` each.
+    """
+    whole = [each.mean(axis=1) if each.ndim == 3 else each for each in views]
+    return of_length_one(np.mean(whole, axis=0))
 
 
 def of_length_one(vectors: NDArray[Floating]) -> NDArray[Floating]:

@@ -168,7 +168,7 @@ def test_what_people_say_of_similar_photos_decides_among_the_beams_captions(
     beams = Captioner(plain).caption_features(features, decoding, image_ids=ids)
     last = [each[-1].caption for each in beams]
     said = tuple((tokens(text),) for text in last)
-    neighbors = Neighbors(("a", "b", "known"), photo_vectors(features), said)
+    neighbors = Neighbors(("a", "b", "known"), photo_vectors([features]), said)
     whole = replace(plain, neighbors=neighbors, card=replace(plain.card, training={"keep_neighbors": True}))
     whole.save(str(tmp_path))
     assert bundle_facts(str(tmp_path), whole.card)["neighbors"] == "3 training photos"
@@ -189,7 +189,7 @@ def test_in_the_consensus_a_caption_that_matches_the_photo_comes_first(tmp_path:
     plain = bundle(config)
     features, mirrored = (features_for(config, 4, seed=seed) for seed in (1, 2))
     decoding = DecodingConfig(beam_width=8, num_captions=8, consensus=1.0, max_length=5, mirrored=True)
-    known = Neighbors(tuple("abcd"), photo_vectors(features), tuple((tokens(text),) for text in (*CAPTIONS, "a mat")))
+    known = Neighbors(tuple("abcd"), photo_vectors([features]), tuple((tokens(text),) for text in (*CAPTIONS, "a mat")))
     matching = Matching.fit(known, vocab_size=TOKENIZER.vocab_size)
     whole = replace(plain, matching=matching, card=replace(plain.card, training={"fit_matching": True}))
     whole.save(str(tmp_path))
