@@ -69,10 +69,10 @@ def main() -> None:
         out = run(name, options)
         history = json.loads((model_folder(name, options.work) / "history.json").read_text())
         scores = json.loads((out / "scores/scores.json").read_text())
+        loss = history["best_dev_loss"]
         minutes = sum(entry["wall_s"] for entry in history["history"]) / 60
-        best = history["history"][history["best_epoch"] - 1]["dev_loss"]
         values = "".join(_with_interval(scores, metric) for metric in METRICS)
-        print(f"{name:<34}{len(history['history']):>7}{minutes:>11.1f}{best:>10.3f}{values}", flush=True)
+        print(f"{name:<34}{len(history['history']):>7}{minutes:>11.1f}{loss:>10.3f}{values}", flush=True)
 
 
 def run(name: str, options: argparse.Namespace) -> Path:

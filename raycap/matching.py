@@ -25,7 +25,7 @@ from raycap.storage import atomic_output, open_input
 MATCHING_FILE: Final = "matching.npz"
 """What it is called in a bundle."""
 
-_DIMENSIONS = 128  # of the common space; all four numbers by recall on Flickr8k's dev split, see docs/quality.md
+_DIMENSIONS = 128  # of the common space; these three by recall on Flickr8k's dev split, see docs/quality.md
 _PHOTO_RIDGE, _WORD_RIDGE = 1.0, 3.0  # added to each covariance, in parts of its mean variance
 _LEAST_CORRELATION = 1e-3
 _PHOTOS_AT_ONCE = 2048
@@ -53,7 +53,8 @@ class Matching:
     def fit(cls, known: Neighbors, *, vocab_size: int) -> Self:
         """Find what photos and captions have in common.
 
-        Takes memory for the square of both `dim` and `vocab_size`, however many photos there are.
+        Takes memory for the square of `dim` and `vocab_size` together, three times in float64 (3 GB for the tutorial's
+        11,675), however many photos there are.
 
         Args:
             known: training photos with their captions.
@@ -67,8 +68,9 @@ class Matching:
             total += both.T @ both
             sums += both.sum(axis=0)
         means = sums / len(known.image_ids)
-        covariance = total / len(known.image_ids) - np.outer(means, means)
-        photos, words = _correlate(covariance, dim)
+        total /= len(known.image_ids)
+        total -= np.outer(means, means)
+        photos, words = _correlate(total, dim)
         arrays = (means[:dim], photos, weights, words, means[dim:] @ words)
         return cls(*(each.astype(np.float32) for each in arrays))
 
