@@ -7,7 +7,8 @@ probable of a photo; this says what tells it from other photos.
 References:
     Hodosh, Young and Hockenmaier 2013, Framing image description as a ranking task (Flickr8k; photos and captions by
     canonical correlation).
-    Gong, Wang, Hodosh, Hockenmaier and Lazebnik 2014 (regularised, each dimension weighed by its correlation).
+    Gong, Wang, Hodosh, Hockenmaier and Lazebnik 2014, Improving image-sentence embeddings using large weakly annotated
+    photo collections (regularised, each dimension weighed by its correlation).
 """
 
 import zipfile
