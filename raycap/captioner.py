@@ -22,7 +22,7 @@ from raycap.errors import ImageError, ImageShapeError, InputError
 from raycap.images import DecodedImage
 from raycap.locations import absolute, as_utf8, file_name
 from raycap.model import Bundle
-from raycap.neighbors import Tokens
+from raycap.neighbors import Tokens, photo_vectors
 from raycap.photo_decoder import PhotoDecoder
 from raycap.photo_reader import Address, read_photos
 from raycap.schema import PAD_ID
@@ -285,12 +285,15 @@ class Captioner:
         image_ids: Sequence[str],
     ) -> list[list[Hypothesis]]:
         """Return the hypotheses of each photo, best first, by all that the options have count."""
+        vectors = photo_vectors(views)
         near: Sequence[Sequence[Tokens]] = [()] * len(found)
         more: Sequence[NDArray[np.float32] | float] = [0.0] * len(found)
         if decoding.num_neighbors and self.bundle.neighbors is not None:
-            near = self.bundle.neighbors.captions_near(views, decoding.num_neighbors, image_ids=image_ids)
+            near = self.bundle.neighbors.captions_near(vectors, decoding.num_neighbors, image_ids=image_ids)
         if decoding.matching and self.bundle.matching is not None:
-            scores = self.bundle.matching.scores(views, [[each.tokens for each in hypotheses] for hypotheses in found])
+            scores = self.bundle.matching.scores(
+                vectors, [[each.tokens for each in hypotheses] for hypotheses in found]
+            )
             more = [decoding.matching * each for each in scores]
         return [
             by_consensus(each, decoding.consensus, others, plus)

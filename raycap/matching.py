@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycap.errors import FormatError
-from raycap.neighbors import Neighbors, Tokens, of_length_one, photo_vectors
+from raycap.neighbors import Neighbors, Tokens, of_length_one
 from raycap.storage import atomic_output, open_input
 
 MATCHING_FILE: Final = "matching.npz"
@@ -75,16 +75,14 @@ class Matching:
         arrays = (means[:dim], photos, weights, words, means[dim:] @ words)
         return cls(*(each.astype(np.float32) for each in arrays))
 
-    def scores(
-        self, views: Sequence[NDArray[np.float32]], captions: Sequence[Sequence[Tokens]]
-    ) -> list[NDArray[np.float32]]:
+    def scores(self, vectors: NDArray[np.float32], captions: Sequence[Sequence[Tokens]]) -> list[NDArray[np.float32]]:
         """Return how well each caption of each photo matches it, -1 to 1.
 
         Args:
-            views: features of one or more views of the photos, from the same encoder.
+            vectors: `(photos, dim)`, of `photo_vectors`, from the same encoder.
             captions: of each photo, as token ids, without start and end.
         """
-        seen = of_length_one((photo_vectors(views) - self.mean_photo) @ self.photos)
+        seen = of_length_one((vectors - self.mean_photo) @ self.photos)
         found = []
         for place, each in zip(seen, captions, strict=True):
             said = _weighed(_shares([[caption] for caption in each], len(self.words)), self.word_weights)

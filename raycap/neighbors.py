@@ -62,19 +62,19 @@ class Neighbors:
         return cls(tuple(image_ids), np.concatenate(vectors), tuple(captions))
 
     def captions_near(
-        self, views: Sequence[NDArray[np.float32]], count: int, *, image_ids: Sequence[str]
+        self, vectors: NDArray[np.float32], count: int, *, image_ids: Sequence[str]
     ) -> list[list[Tokens]]:
         """Return the captions of the photos most like each photo, the most like first.
 
         Alike is the cosine of the vectors' differences from the mean photo, as what all photos share tells none apart.
 
         Args:
-            views: features of one or more views of the photos, from the same encoder.
+            vectors: `(photos, dim)`, of `photo_vectors`, from the same encoder.
             count: photos whose captions to return.
             image_ids: of the photos; none is its own neighbor, where it was trained on.
         """
         mean, known = self._from_mean
-        alike = of_length_one(photo_vectors(views) - mean) @ known.T
+        alike = of_length_one(vectors - mean) @ known.T
         nearest = np.argsort(-alike, axis=1, kind="stable")[:, : count + 1]
         return [
             [caption for row in self._others(rows, image_id)[:count] for caption in self.captions[row]]

@@ -199,7 +199,9 @@ def test_in_the_consensus_a_caption_that_matches_the_photo_comes_first(tmp_path:
     usual = captioner.caption_features(features, decoding, **arguments)
     assert usual == Captioner(plain).caption_features(features, decoding, **arguments), "only where asked for"
     found = captioner.caption_features(features, replace(decoding, matching=1e6), **arguments)
-    scores = matching.scores([features, mirrored], [[tokens(each.caption) for each in beam] for beam in found])
+    scores = matching.scores(
+        photo_vectors([features, mirrored]), [[tokens(each.caption) for each in beam] for beam in found]
+    )
     assert all(np.all(np.diff(each) <= 1e-6) for each in scores), "by how well they match alone"
     assert found != usual
     assert [sorted(each) for each in found] == [sorted(each) for each in usual]

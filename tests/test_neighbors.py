@@ -33,7 +33,7 @@ def neighbors(tmp_path: Path) -> Neighbors:
 
 
 def near(neighbors: Neighbors, feature: list, count: int, image_id: str = "new") -> list[tuple[int, ...]]:
-    [found] = neighbors.captions_near([np.array([feature], np.float32)], count, image_ids=[image_id])
+    [found] = neighbors.captions_near(photo_vectors([np.array([feature], np.float32)]), count, image_ids=[image_id])
     return found
 
 
@@ -62,18 +62,18 @@ def test_a_photo_is_not_its_own_neighbor(neighbors: Neighbors) -> None:
 
 def test_of_regions_the_mean_counts(tmp_path: Path, neighbors: Neighbors) -> None:
     regions = np.array([[[0.0, 2.0, 0.0], [0.0, -1.0, 0.0]], [[3.0, 0.0, 0.0], [-4.0, 0.0, 0.1]]], np.float32)
-    found = neighbors.captions_near([regions], 1, image_ids=["x", "y"])
+    found = neighbors.captions_near(photo_vectors([regions]), 1, image_ids=["x", "y"])
     assert found == [[tokens("cat sleeps")], [tokens("man jumps")]]
     write_shard(tmp_path / "regions/features", "part.parquet", ["a", "b"], regions)
     again = Neighbors.of(FeatureSet.open(str(tmp_path / "regions")), {"a": [[1, 5, 2]], "b": [[1, 6, 2]]})
-    assert again.captions_near([regions], 1, image_ids=["x", "y"]) == [[(5,)], [(6,)]]
+    assert again.captions_near(photo_vectors([regions]), 1, image_ids=["x", "y"]) == [[(5,)], [(6,)]]
 
 
 def test_of_views_the_mean_counts(tmp_path: Path, neighbors: Neighbors) -> None:
     views = [np.array([each], np.float32) for each in ([0.0, 2.0, 0.0], [3.0, -1.0, 0.1])]
-    near_one = [neighbors.captions_near([view], 1, image_ids=["x"]) for view in views]
+    near_one = [neighbors.captions_near(photo_vectors([view]), 1, image_ids=["x"]) for view in views]
     assert near_one == [[[tokens("cat sleeps")]], [[tokens("dog runs"), tokens("dog")]]]
-    assert neighbors.captions_near(views, 1, image_ids=["x"]) == near_one[1]
+    assert neighbors.captions_near(photo_vectors(views), 1, image_ids=["x"]) == near_one[1]
     features = np.array([FEATURES["a"], FEATURES["b"]], np.float32)
     write_shard(tmp_path / "views/features", "part.parquet", ["a", "b"], features, views=[features[::-1] * 9])
     again = Neighbors.of(FeatureSet.open(str(tmp_path / "views")), {"a": [[1, 5, 2]], "b": [[1, 6, 2]]})

@@ -125,11 +125,8 @@ def _fit_members(config: TrainConfig) -> None:
     for number in range(1, config.num_members + 1):
         say(f"model {number} of {config.num_members}")
         out = member_folder(config, number)
-        train(
-            replace(
-                config, num_members=1, keep_neighbors=False, fit_matching=False, seed=config.seed + number - 1, out=out
-            )
-        )
+        alone = replace(config, num_members=1, keep_neighbors=False, fit_matching=False)
+        train(replace(alone, seed=config.seed + number - 1, out=out))
     cpus, num_threads = _share(config)
     resources = {"num_cpus": min(num_threads, cpus), "num_gpus": 1 if config.use_gpu else 0}
     with own_errors():
