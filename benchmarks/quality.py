@@ -3,7 +3,8 @@
     python benchmarks/quality.py [WORK_FOLDER] --captions FILE ... --photos FOLDER --encoder MODEL [--only NAME ...]
 
 Each row is a `raycap run` of its own, scored on dev, under the `standard` protocol; photos are encoded once for whole
-features, and for spatial ones once for each number of views. A run that is there already is only read. Never give it a
+features, and for spatial ones once for each number of views, by the encoder as it is (`one, ...`, `best as it is`) and
+fine-tuned. A run that is there already is only read. Never give it a
 test split to choose by.
 """
 
@@ -16,7 +17,8 @@ from typing import Any
 
 METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d")
 PAPER, BEST = ("--preset", "paper"), ("--preset", "best")
-ONE = (*BEST, "--num-members", "1")
+AS_IT_IS = ("--finetune-epochs", "0")
+ONE = (*BEST, *AS_IT_IS, "--num-members", "1")
 DECODED = {
     "--evaluate.beam-width",
     "--length-penalty",
@@ -36,6 +38,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "paper, label smoothing": (*PAPER, "--label-smoothing", "0.1"),
     "paper, averaged weights": (*PAPER, "--weight-average", "0.999"),
     "best": BEST,
+    "best as it is": (*BEST, *AS_IT_IS),
+    "best as it is, no matching": (*BEST, *AS_IT_IS, "--matching", "0"),
     "best, no matching": (*BEST, "--matching", "0"),
     "best, no matching, no neighbors": (*BEST, "--matching", "0", "--num-neighbors", "0", "--consensus", "0.3"),
     "best, five models": (*BEST, "--num-members", "5"),
@@ -43,6 +47,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "best, beam 5, length penalty 0.7": (*BEST, *BEAM, "--length-penalty", "0.7"),
     "best, consensus 0.2": (*BEST, "--consensus", "0.2"),
     "best, consensus of 10": (*BEST, "--evaluate.beam-width", "10"),
+    "finetuned": (*BEST, "--num-members", "1"),
     "one": ONE,
     "one, beam 5, no consensus": (*ONE, *BEAM),
     "one, beam 5, length penalty 0.7": (*ONE, *BEAM, "--length-penalty", "0.7"),
@@ -70,7 +75,8 @@ def main() -> None:
         history = json.loads((model_folder(name, options.work) / "history.json").read_text())
         scores = json.loads((out / "scores/scores.json").read_text())
         loss = history["best_dev_loss"]
-        minutes = sum(entry["wall_s"] for entry in history["history"]) / 60
+        epochs = history["history"] + (finetuning(options.work) if is_finetuned(name) else [])
+        minutes = sum(entry["wall_s"] for entry in epochs) / 60
         values = "".join(_with_interval(scores, metric) for metric in METRICS)
         print(f"{name:<34}{len(history['history']):>7}{minutes:>11.1f}{loss:>10.3f}{values}", flush=True)
 
@@ -80,14 +86,26 @@ def run(name: str, options: argparse.Namespace) -> Path:
     flags = VARIANTS[name]
     out: Path = options.work / _folder(name)
     views = flags[flags.index("--num-views") + 1] if "--num-views" in flags else "4"
-    kind = f"spatial-{views}" if "best" in flags else "whole"
+    kind = f"{'finetuned' if is_finetuned(name) else 'spatial'}-{views}" if "best" in flags else "whole"
     words = "words" if "--preset" in flags else "all-words"
     shared = ["--train.out", str(model_folder(name, options.work))]
+    shared += ["--finetune-out", str(options.work / "encoder")]
     shared += ["--prepare.out", str(options.work / words), "--extract.out", str(options.work / f"features-{kind}")]
     command = [sys.executable, "-m", "raycap", "run", "--captions", *options.captions, "--photos", options.photos]
     command += ["--encoder", options.encoder, "--evaluate.split", "dev", "--out", str(out), "--no-report"]
     subprocess.run([*command, *shared, *flags, "--quiet"], check=True, stderr=subprocess.DEVNULL)
     return out
+
+
+def is_finetuned(name: str) -> bool:
+    """Whether a variant's features are of the fine-tuned encoder."""
+    return "best" in VARIANTS[name] and not set(AS_IT_IS) <= {*VARIANTS[name]}
+
+
+def finetuning(work: Path) -> list[dict[str, Any]]:
+    """Return the epochs of the encoder that is fine-tuned for all variants."""
+    history: list[dict[str, Any]] = json.loads((work / "encoder/history.json").read_text())["history"]
+    return history
 
 
 def model_folder(name: str, work: Path) -> Path:

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
         DecodingConfig,
         EvaluateConfig,
         ExtractConfig,
+        FinetuneConfig,
         LimitsConfig,
         ModelConfig,
         OutputConfig,
         PhotosConfig,
         PrepareConfig,
         TrainConfig,
+        TuningConfig,
         WorkersConfig,
     )
     from raycap.errors import (
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from raycap.stages.caption import caption
     from raycap.stages.evaluate import evaluate
     from raycap.stages.extract import extract
+    from raycap.stages.finetune import finetune
     from raycap.stages.prepare import prepare
     from raycap.stages.train import train
 
@@ -70,6 +73,7 @@ __all__ = [
     "EncoderMismatchError",
     "EvaluateConfig",
     "ExtractConfig",
+    "FinetuneConfig",
     "FormatError",
     "GeneratedCaption",
     "ImageDecodeError",
@@ -89,6 +93,7 @@ __all__ = [
     "RaycapError",
     "TooManyFailuresError",
     "TrainConfig",
+    "TuningConfig",
     "WeightsError",
     "WorkerDiedError",
     "WorkersConfig",
@@ -96,6 +101,7 @@ __all__ = [
     "caption",
     "evaluate",
     "extract",
+    "finetune",
     "prepare",
     "read_captions",
     "read_failures",
@@ -106,7 +112,7 @@ __all__ = [
     "train",
 ]
 
-_STAGES: Final = frozenset({"prepare", "extract", "train", "evaluate", "caption"})
+_STAGES: Final = frozenset({"prepare", "finetune", "extract", "train", "evaluate", "caption"})
 _CAPTIONER: Final = frozenset({"Captioner", "GeneratedCaption", "PhotoCaption"})
 
 

@@ -11,11 +11,12 @@ _POLL_EVERY_S: Final = 0.5
 
 
 class Board:
-    """Where a worker puts what it is doing, for the driver to show; an actor."""
+    """Where a worker puts what it is doing, for the driver to show, and what ended it; an actor."""
 
     def __init__(self) -> None:
         """Start with nothing."""
         self._state: Any = None
+        self._error: Any = None
 
     def put(self, state: Any) -> None:
         """Replace what is shown."""
@@ -24,6 +25,14 @@ class Board:
     def get(self) -> Any:
         """Return what was put last, None before that."""
         return self._state
+
+    def fail(self, error: Exception) -> None:
+        """Leave the error that a worker ended with."""
+        self._error = error
+
+    def error(self) -> Any:
+        """Return it; None if there is none."""
+        return self._error
 
 
 @contextmanager

@@ -86,6 +86,9 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "prepare": _stage(
         "prepare", "caption files and a photo folder: manifest, captions, tokenizer", summaries.say_prepare
     ),
+    "finetune": _stage(
+        "finetune", "an encoder that learns the captions' words, with Ray Train", summaries.say_finetune
+    ),
     "extract": _stage("extract", "a feature for each photo, with Ray Data", summaries.say_extract),
     "train": _stage("train", "a captioner, with Ray Train", summaries.say_train),
     "evaluate": _stage("evaluate", "captions of a split and their scores, with Ray Data", summaries.say_evaluate),

@@ -135,6 +135,66 @@ class ExtractConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TuningConfig:
+    """How an encoder is fine-tuned: its last layers learn which words people say of a photo."""
+
+    finetune_epochs: int = 0
+    """Epochs over the training photos, of which the one with the lowest dev loss counts; 0 leaves the encoder as it
+    is."""
+    finetune_share: float = 0.25
+    """Share of the encoder's layers that learn, its last ones."""
+    finetune_words: int = 1200
+    """Words that it learns to predict: those said of most training photos."""
+    finetune_learning_rate: float = 1e-4
+    """Adam's at its highest; it rises in the first epoch and falls to nothing in the last."""
+    finetune_batch_size: int = 32
+    """Photos a step."""
+
+    def __post_init__(self) -> None:
+        _require(self.finetune_epochs >= 0, f"--finetune-epochs is {self.finetune_epochs}; give 0 or more")
+        _require(0 < self.finetune_share <= 1, f"--finetune-share is {self.finetune_share:g}; give more than 0, to 1")
+        for name in ("finetune_words", "finetune_batch_size"):
+            value = getattr(self, name)
+            _require(value >= 1, f"--{name.replace('_', '-')} is {value}; give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Fine-tune an encoder to the words that people say of the training photos, with Ray Train.
+
+    Example: raycap finetune --prepared work/prepared --encoder mobilenetv2 --out work/encoder
+    """
+
+    prepared: str
+    """What prepare wrote."""
+    out: str
+    """Folder to write: ENCODER-finetuned.keras, history.json, run.json."""
+    encoder: str = "vgg16"
+    """`vgg16`, another keras.applications model by name, or a saved .keras model."""
+    weights: str = "imagenet"
+    """`imagenet`, `random`, or a weights file; a saved model brings its own."""
+    spatial: bool = False
+    """For extract --spatial: of VGG16 and VGG19 the layers up to the last feature map, instead of those up to fc2."""
+    seed: int = 0
+    """Seed of random weights, order, views and dropout."""
+    tuning: TuningConfig = field(default_factory=lambda: TuningConfig(finetune_epochs=4))
+    exif_orientation: bool = False
+    """Turn photos as their EXIF orientation says."""
+    fast_decode: bool = False
+    """Decode JPEG photos at 1/8, 1/4 or 1/2 of their size, as extract will."""
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    use_gpu: bool = False
+    """Learn on a GPU."""
+    cpus_per_worker: int | None = None
+    """Threads that learn; by default all of a node's cores."""
+    max_restarts: int = 3
+    """Times that it goes on from the last epoch after its process dies."""
+
+    def __post_init__(self) -> None:
+        _require(self.tuning.finetune_epochs >= 1, "--finetune-epochs is 0; give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The decoder; the defaults are the tutorial's merge model."""
 

@@ -119,6 +119,31 @@ def load_encoder(
     return Encoder(EncoderCard(**card, **fields), tf.function(compute, input_signature=signature))
 
 
+def load_trainable(name: str, *, weights: str = "imagenet", seed: int = 0, spatial: bool = False) -> Any:
+    """Return an encoder as one Keras model, with all that is done to pixels inside it.
+
+    It maps `(batch, height, width, 3)` RGB 0..255 to `(batch, dim)`; saved, it is an encoder of its own. A spatial one
+    ends in the mean of its last feature map.
+
+    Args:
+        name: see `load_encoder`; likewise what is raised.
+        weights: likewise.
+        seed: likewise.
+        spatial: likewise.
+    """
+    if name.endswith(SAVED_MODEL_SUFFIX):
+        model, _ = _load_saved(name, spatial=spatial)
+        return _averaged(model) if spatial else model
+    model, _, preprocess = _load_application(name, weights, seed, spatial=spatial)
+    photo = keras.Input(model.input_shape[1:])
+    whole = keras.Model(photo, model(preprocess(photo)), name=name.lower())
+    return _averaged(whole) if spatial else whole
+
+
+def _averaged(model: Any) -> Any:
+    return keras.Model(model.inputs, keras.layers.GlobalAveragePooling2D()(model.output), name=model.name)
+
+
 def reload_encoder(card: EncoderCard, *, file: str | None = None) -> Encoder:
     """Return the encoder that a card describes, checked against it.
 

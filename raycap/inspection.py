@@ -24,7 +24,8 @@ from raycap.storage import exists, is_folder, num_bytes, walk_files
 from raycap.text import TOKENIZER_FILE
 from raycap.tool_config import InspectConfig
 
-_RUN_PARTS: Final = ("prepared", "features", "model", "scores")
+_RUN_PARTS: Final = ("prepared", "encoder", "features", "model", "scores")
+_OPTIONAL_PARTS: Final = frozenset({"encoder"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,7 @@ def _whole_run(location: str) -> Inspection:
         known = f"neither {RUN_FILE} nor {CARD_FILE}, and no Parquet file"
         raise InputError(f"{as_utf8(location)} is nothing that raycap wrote: it holds {known}")
     parts = tuple(_folder(join(location, name)) for name in there)
-    missing = [name for name in _RUN_PARTS if name not in there]
+    missing = [name for name in _RUN_PARTS if name not in {*there, *_OPTIONAL_PARTS}]
     unfinished = [name for name, part in zip(there, parts, strict=True) if part.unfinished]
     said = [f"no {name}" for name in missing] + [f"{name} is not finished" for name in unfinished]
     report = join(location, "report.html")
@@ -194,6 +195,16 @@ def _prepared(location: str, record: Mapping[str, Any]) -> Inspection:
     return Inspection(location=location, kind="a prepared dataset: manifest, captions, tokenizer", facts=facts)
 
 
+def _finetuned(location: str, record: Mapping[str, Any]) -> Inspection:
+    facts = {
+        "epochs": len((record["result"] or {}).get("history", [])),
+        **_result(record, "best_epoch", "best_dev_loss", "encoder"),
+    }
+    return Inspection(
+        location=location, kind="what finetune wrote: an encoder", facts=facts if record["result"] else {}
+    )
+
+
 def _features(location: str, _: Mapping[str, Any]) -> Inspection:
     folder = join(location, FEATURES_FOLDER)
     if not list_tables(folder):
@@ -252,6 +263,7 @@ def _captioned(location: str, record: Mapping[str, Any]) -> Inspection:
 
 _STAGES: Final[Mapping[str, Any]] = {
     "prepare": _prepared,
+    "finetune": _finetuned,
     "extract": _features,
     "train": _trained,
     "evaluate": _scored,

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from raycap.errors import FormatError
 from raycap.neighbors import Neighbors, Tokens, of_length_one
 from raycap.storage import atomic_output, open_input
+from raycap.word_shares import word_shares
 
 MATCHING_FILE: Final = "matching.npz"
 """What it is called in a bundle."""
@@ -85,7 +86,7 @@ class Matching:
         seen = of_length_one((vectors - self.mean_photo) @ self.photos)
         found = []
         for place, each in zip(seen, captions, strict=True):
-            said = _weighed(_shares([[caption] for caption in each], len(self.words)), self.word_weights)
+            said = _weighed(word_shares([[caption] for caption in each], len(self.words)), self.word_weights)
             found.append(of_length_one(said @ self.words - self.mean_caption) @ place)
         return found
 
@@ -130,17 +131,8 @@ def _vectors_and_words(known: Neighbors, weights: NDArray[np.float64]) -> Iterat
     """Yield vectors and weighed words of the photos, some at a time, `(photos, dim + vocab_size)`."""
     for start in range(0, len(known.image_ids), _PHOTOS_AT_ONCE):
         rows = slice(start, start + _PHOTOS_AT_ONCE)
-        words = _weighed(_shares(known.captions[rows], len(weights)), weights)
+        words = _weighed(word_shares(known.captions[rows], len(weights)), weights)
         yield np.concatenate([known.vectors[rows], words], axis=1)
-
-
-def _shares(captions: Sequence[Sequence[Tokens]], vocab_size: int) -> NDArray[np.float64]:
-    """Return the share of each photo's captions that have each token, `(photos, vocab_size)`."""
-    shares = np.zeros((len(captions), vocab_size))
-    for row, each in enumerate(captions):
-        for caption in each:
-            shares[row, list(set(caption))] += 1 / len(each)
-    return shares
 
 
 def _weighed(shares: NDArray[np.float64], weights: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -3,6 +3,8 @@
 Nothing here knows Ray. TensorFlow is imported where a model is held, in the constructor, so only inside its process.
 """
 
+import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +25,7 @@ from raycap.runs import require_record
 from raycap.schema import ALTERNATIVES, GENERATED, feature_columns, feature_schema
 from raycap.shards import ShardedOutput, shard_name
 from raycap.sidecars import Sidecars
-from raycap.views import view
+from raycap.views import MIRRORED, view
 
 Operator = Callable[[pa.Table], pa.Table]
 
@@ -43,7 +45,6 @@ class DecodePhotos(PhotoDecoder):
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return `table` with the columns added."""
-        num_bytes = self.height_px * self.width_px * 3
         pixels = np.zeros((len(table), self.height_px, self.width_px, 3), np.uint8)
         sizes = np.zeros((len(table), 2), np.int32)
         errors: list[ImageError | None] = []
@@ -53,15 +54,42 @@ class DecodePhotos(PhotoDecoder):
             else:
                 pixels[row], sizes[row] = image.pixels, (image.width_px, image.height_px)
                 errors.append(None)
-        images = pa.FixedSizeBinaryArray.from_buffers(pa.binary(num_bytes), len(table), [None, pa.py_buffer(pixels)])
         columns = {
-            "image": images,
+            "image": _from_images(pixels),
             "width": pa.array(sizes[:, 0]),
             "height": pa.array(sizes[:, 1]),
             "error_type": pa.array([error and type(error).__name__ for error in errors], pa.string()),
             "error_message": pa.array([error and str(error) for error in errors], pa.string()),
         }
         return _with_columns(table, columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawViews:
+    """Look at each photo in a view that is drawn at random, another one each epoch.
+
+    Reads `image_id` and `image`, of which it makes another.
+
+    Attributes:
+        height_px: of a photo.
+        width_px: likewise.
+        epoch: with the photo's id it decides the view: itself and mirrored once in four epochs each, else a crop.
+    """
+
+    height_px: int
+    width_px: int
+    epoch: int
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Return `table` with other photos."""
+        images = to_images(table["image"].combine_chunks(), self.height_px, self.width_px)
+        views = [self._draw(*each) for each in zip(images, table["image_id"].to_pylist(), strict=True)]
+        pixels = np.stack(views) if views else images
+        return table.set_column(table.column_names.index("image"), "image", _from_images(pixels))
+
+    def _draw(self, pixels: NDArray[np.uint8], image_id: str) -> NDArray[np.uint8]:
+        drawn = zlib.crc32(f"{self.epoch} {image_id}".encode()) % 4
+        return view(pixels, image_id, drawn if drawn <= MIRRORED else 1 + MIRRORED + self.epoch)
 
 
 class _ModelHolder:
@@ -127,7 +155,7 @@ class EncodePhotos(_ModelHolder):
         card: EncoderCard = self.model.card
         if self._expected is not None:
             self._expected.require_same(card, mine="the features already there", others="this run's encoder")
-        images = _to_images(table["image"].combine_chunks(), card)
+        images = to_images(table["image"].combine_chunks(), card.height_px, card.width_px)
         good = np.flatnonzero(pc.is_null(table["error_type"]).to_numpy(zero_copy_only=False))
         image_ids = table["image_id"].to_pylist()
         schema = feature_schema(card.shape, self._dtype, card.to_json().encode(), num_views=self._num_views)
@@ -302,10 +330,20 @@ def _with_columns(table: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:
     return table
 
 
-def _to_images(column: pa.FixedSizeBinaryArray, card: EncoderCard) -> NDArray[np.uint8]:
-    """Return the photos of an `image` column as `(photos, height, width, 3)` uint8, without a copy."""
-    size = card.height_px * card.width_px * 3
+def _from_images(pixels: NDArray[np.uint8]) -> pa.FixedSizeBinaryArray:
+    """Return photos, `(photos, height, width, 3)`, as an `image` column, without a copy."""
+    kind = pa.binary(math.prod(pixels.shape[1:]))
+    return pa.FixedSizeBinaryArray.from_buffers(kind, len(pixels), [None, pa.py_buffer(np.ascontiguousarray(pixels))])
+
+
+def to_images(column: pa.FixedSizeBinaryArray, height_px: int, width_px: int) -> NDArray[np.uint8]:
+    """Return the photos of an `image` column as `(photos, height, width, 3)` uint8, without a copy.
+
+    Raises:
+        InputError: if they are of another size.
+    """
+    size = height_px * width_px * 3
     if column.type.byte_width != size:
-        raise InputError(f"{card.name} takes {card.height_px} x {card.width_px} photos; they were decoded otherwise")
+        raise InputError(f"the encoder takes {height_px} x {width_px} photos; they were decoded otherwise")
     pixels = np.frombuffer(column.buffers()[1], np.uint8, len(column) * size, column.offset * size)
-    return pixels.reshape(len(column), card.height_px, card.width_px, 3)
+    return pixels.reshape(len(column), height_px, width_px, 3)

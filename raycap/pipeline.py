@@ -1,7 +1,8 @@
-"""Ray Data jobs over photos: shards in, operators over them, to the end. Knows nothing of what the operators do."""
+"""Jobs over photos: shards in, operators over them, to the end. Knows Ray, and nothing of what the operators do."""
 
 import gc
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,6 +115,39 @@ def _bound(dataset: Dataset, shards: Sequence[pa.Table], steps: Sequence[Step], 
     num_blocks = _BLOCKS_AHEAD + _BLOCKS_AHEAD_PER_WORKER * num_workers
     limit = num_blocks * photo_bytes * max(len(shard) for shard in shards)
     dataset.context.execution_options.resource_limits = ExecutionResources(object_store_memory=limit)
+
+
+def run_in_order(
+    shards: Iterable[pa.Table], steps: Sequence[Callable[[pa.Table], pa.Table]], *, ahead: int
+) -> Iterator[pa.Table]:
+    """Run shards through the steps, a task each, and yield what comes out in the shards' order.
+
+    For a model that learns beside the steps and takes longer than they: while its blocks wait to be taken, Ray Data's
+    loop asks for them without a pause, and keeps three quarters of a core from the model in the same process.
+
+    Args:
+        shards: rows of what is to be done.
+        steps: what is done to them.
+        ahead: tasks that run, or are done, before they are needed.
+
+    Raises:
+        RaycapError: one that a step raised.
+    """
+
+    def through(shard: pa.Table) -> pa.Table:
+        for step in steps:
+            shard = step(shard)
+        return shard
+
+    task = ray.remote(num_cpus=_WRITE_CPUS)(through)
+    waiting: deque[Any] = deque()
+    with own_errors():
+        for shard in shards:
+            waiting.append(task.remote(shard.combine_chunks()))
+            if len(waiting) > ahead:
+                yield ray.get(waiting.popleft())
+        while waiting:
+            yield ray.get(waiting.popleft())
 
 
 def run_shards(

@@ -21,6 +21,8 @@ PRESETS: Final[Mapping[str, Mapping[Path, Any]]] = {
     "best": {
         ("prepare", "keep_one_letter_words"): True,
         ("prepare", "min_word_count"): 5,
+        ("tuning", "finetune_epochs"): 4,
+        ("tuning", "finetune_share"): 0.5,
         ("extract", "spatial"): True,
         ("extract", "dtype"): "float16",
         ("extract", "num_views"): 4,

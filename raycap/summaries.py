@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from raycap.scores import EvaluateResult
     from raycap.stages.caption import CaptionPlan, CaptionResult
     from raycap.stages.extract import ExtractResult
+    from raycap.stages.finetune import FinetuneResult
     from raycap.stages.prepare import PrepareResult
     from raycap.stages.train import TrainResult
 
@@ -44,6 +45,11 @@ def say_extract(result: "ExtractResult", config: Any) -> str:
     if not result.num_failures:
         return done
     return f"{done}\n{_failed(result.num_failures, result.reasons)}; see {config.out}/failures"
+
+
+def say_finetune(result: "FinetuneResult", _: Any) -> str:
+    """Return the encoder, in words."""
+    return f"dev loss {result.best_dev_loss:.2f} at epoch {result.best_epoch}; encoder in {result.encoder}"
 
 
 def say_train(result: "TrainResult", config: Any) -> str:

@@ -12,6 +12,7 @@ from raycap.config import (
     PrepareConfig,
     Preset,
     TrainConfig,
+    TuningConfig,
 )
 from raycap.errors import InputError
 from raycap.options import Positional, Prefixed
@@ -20,6 +21,8 @@ from raycap.options import Positional, Prefixed
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Run prepare, extract, train, evaluate and report in order; what is up to date stays as it is.
+
+    With --finetune-epochs the encoder is fine-tuned before extract.
 
     A stage's options begin with its name, --train.epochs 5; where one stage alone has an option, --epochs 5 will do.
     A configuration file, which `raycap config` prints, may give them too; those on the command line go before it.
@@ -32,6 +35,7 @@ class RunConfig:
     """
 
     DERIVED: ClassVar[Mapping[tuple[str, ...], tuple[str, ...]]] = {
+        ("finetune_out",): ("out", "encoder"),
         ("prepare", "out"): ("out", "prepared"),
         ("extract", "manifest"): ("prepare.out", "photos.parquet"),
         ("extract", "out"): ("out", "features"),
@@ -47,11 +51,14 @@ class RunConfig:
     preset: Preset = "tutorial"
     """Options to start from: `paper` is the published merge model, `best` a decoder with attention; docs/quality.md."""
     out: str = "work"
-    """Folder to write: prepared/, features/, model/, scores/, report.html."""
+    """Folder to write: prepared/, features/, model/, scores/, report.html; encoder/ if one is fine-tuned."""
     report: bool = True
     """Write the report last."""
     redo: bool = False
     """Delete what the stages made under OUT with other options or inputs, and make it anew."""
+    finetune_out: str
+    """Folder to write the encoder to, if one is fine-tuned."""
+    tuning: TuningConfig = field(default_factory=TuningConfig)
     prepare: Annotated[PrepareConfig, Prefixed]
     extract: Annotated[ExtractConfig, Prefixed]
     train: Annotated[TrainConfig, Prefixed]

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from raycap.config import FinetuneConfig
 from raycap.errors import InputError, StaleError
-from raycap.locations import absolute, join, parent
+from raycap.locations import absolute, file_name, join, parent
 from raycap.progress import say
 from raycap.reporting.report import report
 from raycap.runs import RUN_FILE, read_run
@@ -15,10 +16,11 @@ from raycap.scores import EvaluateResult
 from raycap.sole_writer import sole_writer
 from raycap.stages.evaluate import evaluate
 from raycap.stages.extract import extract
+from raycap.stages.finetune import finetune, finetuned_encoder
 from raycap.stages.prepare import prepare
 from raycap.stages.train import train
 from raycap.storage import delete_file, delete_folder, exists, is_folder, read_text
-from raycap.summaries import say_extract, say_prepare, say_train
+from raycap.summaries import say_extract, say_finetune, say_prepare, say_train
 from raycap.tool_config import ReportConfig, RunConfig
 
 
@@ -94,7 +96,9 @@ def run(config: RunConfig) -> RunResult:
 
 
 def _stages(config: RunConfig) -> list[_Stage]:
-    return [
+    tuned = _finetuned(config) if config.tuning.finetune_epochs else None
+    encoder = finetuned_encoder(tuned) if tuned else config.extract.encoder
+    stages = [
         _Stage(
             "prepare",
             prepare,
@@ -102,7 +106,7 @@ def _stages(config: RunConfig) -> list[_Stage]:
             ("photos.parquet", "captions.parquet", "tokenizer.json", "descriptions.txt", "problems.jsonl"),
             say_prepare,
         ),
-        _Stage("extract", extract, config.extract, ("features/", "failures/"), say_extract),
+        _Stage("extract", extract, replace(config.extract, encoder=encoder), ("features/", "failures/"), say_extract),
         _Stage(
             "train",
             train,
@@ -112,6 +116,23 @@ def _stages(config: RunConfig) -> list[_Stage]:
         ),
         _Stage("evaluate", evaluate, config.evaluate, ("scores.json", "hypotheses.parquet"), None),
     ]
+    if tuned:
+        holds = (file_name(encoder), "history.json", "checkpoints/")
+        stages.insert(1, _Stage("finetune", finetune, tuned, holds, say_finetune))
+    return stages
+
+
+def _finetuned(config: RunConfig) -> FinetuneConfig:
+    """Return the options by which the encoder is fine-tuned: those that extract has too are extract's."""
+    extract = config.extract
+    shared = ("encoder", "weights", "spatial", "seed", "exif_orientation", "fast_decode", "limits")
+    return FinetuneConfig(
+        prepared=config.prepare.out,
+        out=config.finetune_out,
+        tuning=config.tuning,
+        use_gpu=config.train.use_gpu,
+        **{name: getattr(extract, name) for name in shared},
+    )
 
 
 def _record(stage: _Stage) -> str | None:
@@ -133,7 +154,8 @@ def _call(stages: Sequence[_Stage], number: int, config: RunConfig) -> Any:
     for later in reversed(
         stages[number:]
     ):  # what comes last first, so that a kill in between leaves what is still stale
-        if not (stage.name == "prepare" and later.name == "extract" and _has_same_photos(config)):
+        keeps_features = stage.name == "prepare" and later.name == "extract" and not config.tuning.finetune_epochs
+        if not (keeps_features and _has_same_photos(config)):
             _forget(later, config.out)
     return stage.function(stage.config)
 

@@ -89,6 +89,23 @@ def map_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def untrained_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small saved encoder, of 32 x 32 photos, with two layers that have learnt nothing."""
+    path = tmp_path_factory.mktemp("untrained") / "untrained.keras"
+    code = (
+        "import keras, sys\n"
+        "keras.utils.set_random_seed(0)\n"
+        "photo = keras.Input((32, 32, 3))\n"
+        "x = keras.layers.Rescaling(1 / 127.5, offset=-1)(photo)\n"
+        "x = keras.layers.Conv2D(8, 4, strides=4, activation='relu', name='first')(x)\n"
+        "x = keras.layers.Conv2D(16, 2, strides=2, activation='relu', name='second')(x)\n"
+        "keras.Model(photo, keras.layers.GlobalAveragePooling2D()(x)).save(sys.argv[1])\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True)
+    return path
+
+
+@pytest.fixture(scope="session")
 def prepared(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The photos, prepared."""
     from raycap.config import PrepareConfig

@@ -17,7 +17,7 @@ from raycap.options import build
 
 ROOT = Path(__file__).parents[1]
 CLUSTERS = ("cluster.yaml", "deploy/on-premises.yaml")
-STAGES = ("prepare", "extract", "train", "evaluate", "caption")
+STAGES = ("prepare", "finetune", "extract", "train", "evaluate", "caption")
 PAGES = ("docs/cluster.md", "docs/captioning.md", "deploy/rayjob.yaml")
 
 

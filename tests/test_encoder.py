@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from raycap import encoder as encoder_module
-from raycap.encoder import hash_weights, load_encoder, reload_encoder
+from raycap.encoder import hash_weights, load_encoder, load_trainable, reload_encoder
 from raycap.errors import EncoderMismatchError, ImageShapeError, InputError, WeightsError
 from raycap.images import decode_image
 from raycap.input_sizes import APPLICATION_SIZES
@@ -84,6 +84,19 @@ def test_wrong_shapes_and_types(vgg16: encoder_module.Encoder, photos: np.ndarra
     for wrong in (photos[0], photos[:, :100], photos.astype(np.float32)):
         with pytest.raises(ImageShapeError, match="vgg16 takes"):
             vgg16.encode(wrong)
+
+
+@pytest.mark.parametrize(("name", "spatial"), [("vgg16", True), ("mobilenetv2", True), ("mobilenetv2", False)])
+def test_one_model_with_all_that_is_done_to_pixels(
+    name: str, spatial: bool, photos: np.ndarray, tmp_path: Path
+) -> None:
+    """What is trained further and saved gives the encoder's own features."""
+    whole = load_encoder(name, weights="random", seed=7, spatial=spatial)
+    load_trainable(name, weights="random", seed=7, spatial=spatial).save(tmp_path / "whole.keras")
+    saved = load_encoder(str(tmp_path / "whole.keras"), spatial=spatial)
+    assert saved.card.shape == whole.card.shape
+    expected = whole.encode(photos)
+    np.testing.assert_allclose(saved.encode(photos), expected, rtol=1e-4, atol=1e-4 * expected.max())
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:

@@ -13,26 +13,27 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "raycap"
 
-STAGES = ("stages.prepare", "stages.extract", "stages.train", "stages.evaluate", "stages.caption")
+STAGES = ("stages.prepare", "stages.finetune", "stages.extract", "stages.train", "stages.evaluate", "stages.caption")
 LAYERS = {
     0: "schema errors locations options config tool_config presets",
     1: """averaging consensus self_critical
         encoder_card model_card datasets caption_files scenes images views text sequences features metrics storage runs
-        neighbors matching
+        neighbors matching word_shares
         parquet shards prepared progress input_sizes diagram decoding threads top_words photo_sources photo_tables
         photo_reader photo_decoder time_limit batching sidecars caption_formats sole_writer saved_models readers uploads
         serve_page published bleu rouge cider meteor baselines bootstrap diversity scores scoring score_tables
         arguments usage chatter config_file inspected_files inspection doctor_probes doctor
         reporting.markup reporting.plots reporting.sources reporting.gallery reporting.charts reporting.thumbnails
         reporting.scoring reporting.facts reporting.page reporting.report""",
-    2: """devices feature_maps encoder decoders.normalization decoders.packed_lstm decoders.places decoders.regions
-        decoders.vocabulary
+    2: """devices feature_maps encoder encoder_tuning decoders.normalization decoders.packed_lstm decoders.places
+        decoders.regions decoders.vocabulary
         decoders.merge decoders.merge_forcing decoders.merge_steps
         decoders.attention decoders.attention_steps decoders.transformer decoders.transformer_steps
         decoders.steps decoders.ensemble decoders
         losses dev_loss model fitting captioner operators
         export""",  # what runs models; knows no Ray
-    3: "cluster board pipeline stages.train_worker",  # what runs on Ray, and is called by the stages
+    # what runs on Ray, and is called by the stages
+    3: "cluster board pipeline training_job stages.train_worker stages.finetune_worker",
     4: " ".join(STAGES),
     5: "summaries workflow demo serve serve_app",
     6: "tool_summaries commands completion cli",
@@ -44,6 +45,7 @@ TENSORFLOW_SIDE = (
     "devices",
     "feature_maps",
     "encoder",
+    "encoder_tuning",
     "model",
     "losses",
     "dev_loss",
@@ -67,7 +69,7 @@ TENSORFLOW_SIDE = (
     "export",
 )
 PURE = (*LAYERS[0].split(), *LAYERS[1].split(), "operators", "stages.prepare", *LAYERS[6].split())
-RAY_SIDE = ("stages.extract", "stages.evaluate", "stages.caption", "pipeline", "cluster")
+RAY_SIDE = ("stages.finetune", "stages.extract", "stages.evaluate", "stages.caption", "pipeline", "cluster")
 
 # Each module is imported in a process of its own, forked from one that has imported other people's libraries only.
 PROBE = """

@@ -2,19 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow.compute as pc
 import ray
-import ray.train
 
-from raycap.board import watched_board
-from raycap.chatter import without_chatter
-from raycap.cluster import Capacity, connect, is_own, own_errors
+from raycap.cluster import Capacity, Placement, connect, is_own, own_errors
 from raycap.config import TrainConfig
-from raycap.errors import InputError, RaycapError, WorkerDiedError
+from raycap.errors import InputError, RaycapError
 from raycap.features import FeatureSet
 from raycap.locations import join, with_absolute
 from raycap.prepared import Prepared
@@ -24,11 +20,7 @@ from raycap.schema import HISTORY_FILE
 from raycap.sole_writer import sole_writer
 from raycap.stages.train_worker import combine_members, member_folder, run_worker
 from raycap.storage import delete_folder, read_json
-
-CHECKPOINTS_FOLDER = "checkpoints"
-# Times that Ray Train may fail to start workers, whose deaths before training begins it does not count as failures; so
-# does it count a minute's wait for a node. So many are what a cloud may take to start one.
-_MAX_FAILED_STARTS = 15
+from raycap.training_job import CHECKPOINTS_FOLDER, run_training
 
 
 @dataclass(frozen=True)
@@ -127,24 +119,28 @@ def _fit_members(config: TrainConfig) -> None:
         out = member_folder(config, number)
         alone = replace(config, num_members=1, keep_neighbors=False, fit_matching=False)
         train(replace(alone, seed=config.seed + number - 1, out=out))
-    cpus, num_threads = _share(config)
-    resources = {"num_cpus": min(num_threads, cpus), "num_gpus": 1 if config.use_gpu else 0}
+    placement = _place(config)
     with own_errors():
-        ray.get(ray.remote(**resources)(combine_members).remote(config, num_threads))
+        combine = ray.remote(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus)(combine_members)
+        ray.get(combine.remote(config, placement.num_threads))
 
 
-def _share(config: TrainConfig) -> tuple[float, int]:
-    """Return the CPUs that there are, and the threads of each worker."""
+def _place(config: TrainConfig) -> Placement:
+    """Return where the workers go: by default they share all cores."""
     now = Capacity.with_at_least(num_gpus=config.num_workers if config.use_gpu else 0)
     cpus = sum(now.cpus)
-    return cpus, config.cpus_per_worker or max(1, int(min(cpus / config.num_workers, max(now.cpus))))
+    threads = config.cpus_per_worker or max(1, int(min(cpus / config.num_workers, max(now.cpus))))
+    return Placement(
+        num_workers=config.num_workers,
+        fixed=True,
+        num_gpus=float(config.use_gpu),
+        num_cpus=min(threads, cpus / config.num_workers),
+        num_threads=None if config.use_gpu else threads,
+    )
 
 
 def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
-    with without_chatter():
-        from ray.train.tensorflow import TensorflowTrainer  # imports TensorFlow, which takes seconds
-
-    cpus, threads = _share(config)
+    placement = _place(config)
     epochs_said = 0
 
     with Progress("train", num_captions, unit="captions") as progress:
@@ -160,40 +156,15 @@ def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
                 state["done"], note=", ".join(filter(None, notes)), label=f"epoch {state['epoch']}/{num_epochs}"
             )
 
-        with own_errors(), watched_board(show) as board:
-            trainer = TensorflowTrainer(
-                run_worker,
-                train_loop_config={"config": config, "num_threads": threads, "board": board},
-                scaling_config=ray.train.ScalingConfig(
-                    num_workers=config.num_workers,
-                    use_gpu=config.use_gpu,
-                    resources_per_worker={"CPU": min(threads, cpus / config.num_workers)}
-                    | ({"GPU": 1} if config.use_gpu else {}),
-                ),
-                run_config=ray.train.RunConfig(
-                    name=name,
-                    storage_path=join(config.out, CHECKPOINTS_FOLDER),
-                    failure_config=ray.train.FailureConfig(
-                        max_failures=config.max_restarts, controller_failure_limit=_MAX_FAILED_STARTS
-                    ),
-                    checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-                ),
-            )
-            controllers: list[Any] = []
-            # Ray Train's handler of Ctrl-C ends the process, silently and with exit code 1, and stays when training is
-            # over. Without it Ctrl-C is KeyboardInterrupt, as everywhere, and what it would have ended is ended below.
-            trainer._register_sigint_handler = controllers.append
-            try:
-                trainer.fit()
-            except ray.train.ControllerError as error:
-                raise WorkerDiedError(
-                    f"{_MAX_FAILED_STARTS + 1} times there was no node for the workers within a minute, or workers "
-                    "died whenever they were started, for want of memory as a rule; the same command goes on"
-                ) from error
-            finally:
-                for controller in controllers:  # nothing happens where it is done
-                    with suppress(ray.exceptions.RayActorError):
-                        ray.get(controller.abort.remote())
+        run_training(
+            run_worker,
+            {"config": config},
+            name=name,
+            out=config.out,
+            placement=placement,
+            max_restarts=config.max_restarts,
+            show=show,
+        )
 
 
 def _told(entry: Mapping[str, Any]) -> str:

@@ -47,7 +47,7 @@ def run_worker(options: dict[str, Any]) -> None:
     """Train on one worker; what Ray Train runs in each.
 
     Args:
-        options: `config`, `num_threads`, and the `board` that the first worker reports to.
+        options: `config`, `num_threads`, None on a GPU, and the `board` that the first worker reports to.
     """
     import tensorflow as tf
 
@@ -58,7 +58,7 @@ def run_worker(options: dict[str, Any]) -> None:
     require_record(config.out)
     context = ray.train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
-    configure(None if config.use_gpu else options["num_threads"])
+    configure(options["num_threads"])
     strategy = tf.distribute.MultiWorkerMirroredStrategy() if num_workers > 1 else None
     data = _Data(config, rank=rank, num_workers=num_workers)
     fitter = Fitter(
@@ -324,12 +324,12 @@ def member_folder(config: TrainConfig, number: int) -> str:
     return join(config.out, _MEMBERS_FOLDER, str(number))
 
 
-def combine_members(config: TrainConfig, num_threads: int) -> None:
+def combine_members(config: TrainConfig, num_threads: int | None) -> None:
     """Write the bundle of all members as one model, and a history of all; what runs in a process of its own.
 
     Args:
         config: whose members are trained.
-        num_threads: that TensorFlow may take.
+        num_threads: that TensorFlow may take; None leaves it its choice.
     """
     import tensorflow as tf
 
@@ -338,7 +338,7 @@ def combine_members(config: TrainConfig, num_threads: int) -> None:
     from raycap.devices import configure
     from raycap.model import Bundle
 
-    configure(None if config.use_gpu else num_threads)
+    configure(num_threads)
     folders = [member_folder(config, number) for number in range(1, config.num_members + 1)]
     histories = [read_json(join(folder, HISTORY_FILE)) for folder in folders]
     bundles = [Bundle.load(folder) for folder in folders]
