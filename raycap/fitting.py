@@ -62,9 +62,8 @@ class Fitter:
         keras.utils.set_random_seed(config.seed)
         self._config = config
         self._strategy = strategy
-        with _scope(strategy):
-            self.model = build_model(config.model, vocab_size=vocab_size, feature_shape=feature_shape, moments=moments)
-            self._optimizer = self._make_optimizer(_learning_rate(config, steps_an_epoch))
+        self.model = build_model(config.model, vocab_size=vocab_size, feature_shape=feature_shape, moments=moments)
+        self._optimizer = self._make_optimizer(_learning_rate(config, steps_an_epoch))
         self._forcing = decoder_of(self.model).forcing(self.model)
         self._next_word = self.model.get_layer("next_word")
         self._average = WeightAverage(self.model.trainable_variables, config.weight_average)
@@ -89,28 +88,37 @@ class Fitter:
         def apply(gradients: list[Any]) -> None:
             optimizer.apply(gradients, variables)
 
-        # Adam is a dozen passes over memory, and one where XLA compiles them; it cannot compile what workers exchange.
-        if self._strategy is None and not tf.config.list_logical_devices("GPU"):
+        # Adam is a dozen passes over memory, and one where XLA compiles them
+        if not tf.config.list_logical_devices("GPU"):
             apply = tf.function(apply, jit_compile=True)
 
         def step(*inputs: Any) -> Any:
-            """Apply one worker's gradients; return its summed loss.
+            """Apply the gradients of all workers; return this worker's summed loss.
 
-            The loss is the local sum over the *global* number of words, as the optimizer sums gradients over workers.
+            The loss is the local sum over the *global* number of words, as gradients are summed over workers.
             """
             *batch, num_targets = inputs
             with tf.GradientTape() as tape:
                 total, lowered = objective(*batch)
                 lowered = lowered / num_targets
-            apply([tf.convert_to_tensor(each) for each in tape.gradient(lowered, variables)])
+            apply(self._summed([tf.convert_to_tensor(each) for each in tape.gradient(lowered, variables)]))
             return total
 
-        def run(*inputs: Any) -> Any:
-            return step(*inputs) if self._strategy is None else self._strategy.run(step, args=inputs)
-
         return tf.function(
-            run, input_signature=[*self._signature, tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.float32)]
+            step, input_signature=[*self._signature, tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.float32)]
         )
+
+    def _summed(self, gradients: list[Any]) -> list[Any]:
+        """Return the sum of all workers' gradients, which each then applies to weights that are the same in all."""
+        if self._strategy is None:
+            return gradients
+
+        def exchange(mine: list[Any]) -> Any:
+            here = [tf.identity(each) for each in mine]  # on this replica's device, which the exchange goes by
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, here)
+
+        summed: list[Any] = self._strategy.run(exchange, args=(gradients,))
+        return summed
 
     def train_epoch(
         self, epoch: int, batches: Iterable[PackedBatch], *, on_step: Callable[[int, Loss], None] | None = None
@@ -139,8 +147,7 @@ class Fitter:
 
     def begin_tuning(self) -> None:
         """Start over from the model's weights, with an optimizer for `tune_epoch`."""
-        with _scope(self._strategy):
-            self._optimizer = self._make_optimizer(self._config.cider_learning_rate)
+        self._optimizer = self._make_optimizer(self._config.cider_learning_rate)
         self._train_step = self._compile(self._reinforced)
         self._average = WeightAverage(self.model.trainable_variables, self._config.weight_average)
 
@@ -302,7 +309,3 @@ def _save_arrays(path: Path, arrays: Iterable[Any]) -> None:
 def _load_arrays(path: Path) -> list[NDArray[Any]]:
     with np.load(path, allow_pickle=False) as values:
         return [values[f"arr_{number}"] for number in range(len(values.files))]
-
-
-def _scope(strategy: Any) -> Any:
-    return strategy.scope() if strategy is not None else tf.distribute.get_strategy().scope()
