@@ -4,8 +4,8 @@
 
 Each row is a `raycap run` of its own, scored on dev, under the `standard` protocol; photos are encoded once for whole
 features, and for spatial ones once for each number of views, by the encoder as it is (`one, ...`, `best as it is`) and
-fine-tuned. A run that is there already is only read. Never give it a
-test split to choose by.
+fine-tuned; `paper, encoder of best` wants the latter to be there. A run that is there already is only read. Never give
+it a test split to choose by.
 """
 
 import argparse
@@ -35,6 +35,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "paper, greedy": (*PAPER, "--evaluate.beam-width", "1"),
     "paper, 256 units": (*PAPER, "--units", "256", "--embedding-dim", "256"),
     "paper, standardized": (*PAPER, "--normalization", "standardize"),
+    "paper, encoder of best": PAPER,
+    "paper, encoder of best, standardized": (*PAPER, "--normalization", "standardize"),
     "paper, label smoothing": (*PAPER, "--label-smoothing", "0.1"),
     "paper, averaged weights": (*PAPER, "--weight-average", "0.999"),
     "best": BEST,
@@ -86,13 +88,17 @@ def run(name: str, options: argparse.Namespace) -> Path:
     flags = VARIANTS[name]
     out: Path = options.work / _folder(name)
     views = flags[flags.index("--num-views") + 1] if "--num-views" in flags else "4"
-    kind = f"{'finetuned' if is_finetuned(name) else 'spatial'}-{views}" if "best" in flags else "whole"
+    kind, encoder = "whole", options.encoder
+    if "best" in flags:
+        kind = f"{'finetuned' if is_finetuned(name) else 'spatial'}-{views}"
+    elif "encoder of best" in name:
+        kind, encoder = "finetuned-whole", str(next((options.work / "encoder").glob("*.keras")))
     words = "words" if "--preset" in flags else "all-words"
     shared = ["--train.out", str(model_folder(name, options.work))]
     shared += ["--finetune-out", str(options.work / "encoder")]
     shared += ["--prepare.out", str(options.work / words), "--extract.out", str(options.work / f"features-{kind}")]
     command = [sys.executable, "-m", "raycap", "run", "--captions", *options.captions, "--photos", options.photos]
-    command += ["--encoder", options.encoder, "--evaluate.split", "dev", "--out", str(out), "--no-report"]
+    command += ["--encoder", encoder, "--evaluate.split", "dev", "--out", str(out), "--no-report"]
     subprocess.run([*command, *shared, *flags, "--quiet"], check=True, stderr=subprocess.DEVNULL)
     return out
 
