@@ -162,7 +162,7 @@ class TuningConfig:
 class FinetuneConfig:
     """Fine-tune an encoder to the words that people say of the training photos, with Ray Train.
 
-    Example: raycap finetune --prepared work/prepared --encoder mobilenetv2 --out work/encoder
+    Example: raycap finetune --prepared work/prepared --out work/encoder
     """
 
     prepared: str

@@ -47,6 +47,7 @@ OTHERS = {
 # What the tests add where a command does not say it: ImageNet weights are a download, and the whole demo takes minutes.
 ADDED = {
     "extract": ("--encoder", "ENCODER"),
+    "finetune": ("--encoder", "WITH_WEIGHTS"),
     "run": ("--extract.encoder", "ENCODER"),
     "demo": ("--num-train", "24", "--num-dev", "8", "--num-test", "8"),
 }
@@ -214,7 +215,7 @@ def sandbox(
     tmp_path: Path,
     photo_folder: Path,
     encoder_file: Path,
-    map_file: Path,
+    untrained_file: Path,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> SimpleNamespace:
@@ -233,7 +234,7 @@ def sandbox(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    files = {"encoder": str(encoder_file), "with_map": str(map_file)}
+    files = {"encoder": str(encoder_file), "with_weights": str(untrained_file)}
     return SimpleNamespace(folder=tmp_path, **files, fixture=request.getfixturevalue)
 
 
@@ -274,12 +275,13 @@ def lay_out(shown: list[Block], sandbox: SimpleNamespace) -> None:
 def run_raycap(call: list[str], sandbox: SimpleNamespace, stdin: bytes, monkeypatch: pytest.MonkeyPatch) -> int:
     """Run a command in this process, on the Ray that is there; return its exit code."""
     name, encoder = call[0] if call else "", sandbox.encoder
-    if name == "run" and "best" in call:  # it needs a feature map, and would train two models
-        call, encoder = [*call, "--num-members", "1", "--epochs", "1"], sandbox.with_map
+    if name == "run" and "best" in call:  # it needs a feature map, and would train long
+        call, encoder = [*call, "--num-members", "1", "--epochs", "1", "--finetune-epochs", "1"], sandbox.with_weights
     if name in ENDLESS and "--help" not in call:
         return 0
     if name in ADDED and ADDED[name][0] not in call and "--help" not in call:
-        call = [*call, *(encoder if word == "ENCODER" else word for word in ADDED[name])]
+        encoders = {"ENCODER": encoder, "WITH_WEIGHTS": sandbox.with_weights}
+        call = [*call, *(encoders.get(word, word) for word in ADDED[name])]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
     try:
         return main(call)
