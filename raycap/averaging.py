@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,3 +68,14 @@ def assign(variables: Iterable[Any], values: Iterable[NDArray[Any]]) -> None:
     """Give each variable its value."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
+
+
+def save_arrays(path: Path, arrays: Iterable[Any]) -> None:
+    """Write variables or arrays to a local `.npz`, for `load_arrays`."""
+    np.savez(path, *map(np.asarray, arrays))
+
+
+def load_arrays(path: Path) -> list[NDArray[Any]]:
+    """Return the arrays that `save_arrays` wrote, in their order."""
+    with np.load(path, allow_pickle=False) as values:
+        return [values[f"arr_{number}"] for number in range(len(values.files))]

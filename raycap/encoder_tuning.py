@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from raycap.averaging import assign
 from raycap.config import TuningConfig
 from raycap.errors import InputError
+from raycap.schedules import cosine
 
 _DROPOUT = 0.5  # of features, before words are predicted
 _WORDS_LEARNING_RATE = 1e-3  # of the layer that predicts them, which starts from nothing
@@ -72,10 +73,11 @@ class EncoderTuner:
         predict.bias.assign(np.log(odds))
         steps_an_epoch = -(-num_photos // config.finetune_batch_size)
         num_steps = config.finetune_epochs * steps_an_epoch
-        self._parts = [
-            (encoder, _adam(config.finetune_learning_rate, num_steps, warmup=steps_an_epoch)),
-            (self._words, _adam(_WORDS_LEARNING_RATE, num_steps, warmup=0)),
+        schedules = [
+            (encoder, cosine(config.finetune_learning_rate, num_steps, warmup=steps_an_epoch)),
+            (self._words, cosine(_WORDS_LEARNING_RATE, num_steps, warmup=0)),
         ]
+        self._parts = [(part, keras.optimizers.Adam(schedule)) for part, schedule in schedules]
         for part, optimizer in self._parts:
             optimizer.build(part.trainable_variables)
         images = tf.TensorSpec([None, *encoder.input_shape[1:]], tf.uint8)
@@ -141,18 +143,6 @@ class EncoderTuner:
         for (part, optimizer), each in zip(self._parts, gradients, strict=True):
             optimizer.apply(each, part.trainable_variables)
         return total
-
-
-def _adam(learning_rate: float, num_steps: int, *, warmup: int) -> Any:
-    """Return an optimizer whose learning rate rises over `warmup` steps, and falls to 0 as a cosine from there."""
-    warmup = min(warmup, num_steps - 1)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else learning_rate,
-        num_steps - warmup,
-        warmup_target=learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
-    return keras.optimizers.Adam(schedule)
 
 
 def _leaves(model: Any) -> Iterator[Any]:

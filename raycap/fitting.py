@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from raycap.averaging import WeightAverage, assign
+from raycap.averaging import WeightAverage, assign, load_arrays, save_arrays
 from raycap.cider import CiderD
 from raycap.config import TrainConfig
 from raycap.decoders import build_model, decoder_of
@@ -20,6 +20,7 @@ from raycap.decoders.steps import Steps
 from raycap.decoding import Hypothesis, search
 from raycap.dev_loss import DevLoss, Loss, batch_signature
 from raycap.losses import negative_log_likelihood, uniform_penalty
+from raycap.schedules import cosine
 from raycap.schema import PAD_ID
 from raycap.self_critical import compare
 from raycap.sequences import PackedBatch
@@ -231,8 +232,8 @@ class Fitter:
     def save_state(self, folder: Path, progress: dict[str, Any]) -> None:
         """Write all that training needs to go on: weights, their average, optimizer and `progress`."""
         self.model.save_weights(folder / _WEIGHTS)
-        _save_arrays(folder / _OPTIMIZER, self._optimizer.variables)
-        _save_arrays(folder / _AVERAGE, self._average.to_arrays())
+        save_arrays(folder / _OPTIMIZER, self._optimizer.variables)
+        save_arrays(folder / _AVERAGE, self._average.to_arrays())
         (folder / _PROGRESS).write_text(json.dumps(progress))
 
     @staticmethod
@@ -244,8 +245,8 @@ class Fitter:
     def load_state(self, folder: Path) -> None:
         """Go on from what `save_state` wrote; after `begin_tuning`, if it was."""
         self.model.load_weights(folder / _WEIGHTS)
-        assign(self._optimizer.variables, _load_arrays(folder / _OPTIMIZER))
-        self._average.from_arrays(_load_arrays(folder / _AVERAGE))
+        assign(self._optimizer.variables, load_arrays(folder / _OPTIMIZER))
+        self._average.from_arrays(load_arrays(folder / _AVERAGE))
 
     def _take(self, *inputs: Any) -> float:
         """Take a step; return this worker's summed loss."""
@@ -292,20 +293,4 @@ def _learning_rate(config: TrainConfig, steps_an_epoch: int) -> Any:
     if config.schedule == "constant":
         return config.learning_rate
     num_steps = max(1, config.epochs * steps_an_epoch)
-    warmup = min(config.warmup_steps, num_steps - 1)
-    return keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else config.learning_rate,
-        num_steps - warmup,
-        alpha=_LEAST_LEARNING_RATE,
-        warmup_target=config.learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
-
-
-def _save_arrays(path: Path, arrays: Iterable[Any]) -> None:
-    np.savez(path, *map(np.asarray, arrays))
-
-
-def _load_arrays(path: Path) -> list[NDArray[Any]]:
-    with np.load(path, allow_pickle=False) as values:
-        return [values[f"arr_{number}"] for number in range(len(values.files))]
+    return cosine(config.learning_rate, num_steps, warmup=config.warmup_steps, least=_LEAST_LEARNING_RATE)

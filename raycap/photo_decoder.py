@@ -7,7 +7,7 @@ from typing import Self
 
 from PIL import Image
 
-from raycap.config import LimitsConfig
+from raycap.config import ExtractConfig, FinetuneConfig, LimitsConfig
 from raycap.encoder_card import EncoderCard
 from raycap.errors import ImageError
 from raycap.images import FAST_RESIZE, DecodedImage, decode_image
@@ -42,6 +42,17 @@ class PhotoDecoder:
             exif_orientation=card.exif_orientation,
             fast=fast or card.resize == FAST_RESIZE,
             limits=limits,
+        )
+
+    @classmethod
+    def asked_for(cls, config: ExtractConfig | FinetuneConfig, size: tuple[int, int]) -> Self:
+        """Return the decoder of photos that a stage is asked for, of a height and width."""
+        return cls(
+            height_px=size[0],
+            width_px=size[1],
+            exif_orientation=config.exif_orientation,
+            fast=config.fast_decode,
+            limits=config.limits,
         )
 
     def decode(self, contents: Iterable[bytes | Image.Image | ImageError]) -> Iterator[DecodedImage | ImageError]:

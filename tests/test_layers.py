@@ -25,8 +25,8 @@ LAYERS = {
         arguments usage chatter config_file inspected_files inspection doctor_probes doctor
         reporting.markup reporting.plots reporting.sources reporting.gallery reporting.charts reporting.thumbnails
         reporting.scoring reporting.facts reporting.page reporting.report""",
-    2: """devices feature_maps encoder encoder_tuning decoders.normalization decoders.packed_lstm decoders.places
-        decoders.regions decoders.vocabulary
+    2: """devices feature_maps encoder schedules encoder_tuning decoders.normalization decoders.packed_lstm
+        decoders.places decoders.regions decoders.vocabulary
         decoders.merge decoders.merge_forcing decoders.merge_steps
         decoders.attention decoders.attention_steps decoders.transformer decoders.transformer_steps
         decoders.steps decoders.ensemble decoders
@@ -46,6 +46,7 @@ TENSORFLOW_SIDE = (
     "feature_maps",
     "encoder",
     "encoder_tuning",
+    "schedules",
     "model",
     "losses",
     "dev_loss",

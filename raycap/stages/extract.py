@@ -117,7 +117,7 @@ def _photo_bytes(config: ExtractConfig, size: tuple[int, int]) -> int:
 def _run(
     config: ExtractConfig, output: ShardedOutput, photos: pa.Table, pending: pa.Table, size: tuple[int, int]
 ) -> ShardCounts:
-    workers, (height_px, width_px) = config.workers, size
+    workers = config.workers
     connect()
     placement = place(workers)
     expected = FeatureSet.open(config.out).card if list_files(output.rows) else None
@@ -138,13 +138,7 @@ def _run(
         "num_threads": placement.num_threads,
         "expected": expected,
     }
-    decode = DecodePhotos(
-        height_px=height_px,
-        width_px=width_px,
-        exif_orientation=config.exif_orientation,
-        fast=config.fast_decode,
-        limits=config.limits,
-    )
+    decode = DecodePhotos.asked_for(config, size)
     steps: list[Step] = [
         decode,
         ModelStep(operator=EncodePhotos, options=encode, placement=placement),

@@ -6,7 +6,7 @@ Runs inside Ray Train's process; knows nothing of how it is started.
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import ray.train
 from numpy.typing import NDArray
 
+from raycap.averaging import load_arrays, save_arrays
 from raycap.config import FinetuneConfig
 from raycap.errors import TooManyFailuresError
 from raycap.input_sizes import input_size
@@ -103,13 +104,7 @@ class _Photos:
 
         config, size = self._config, self._config.tuning.finetune_batch_size
         height_px, width_px = self._size
-        decode = DecodePhotos(
-            height_px=height_px,
-            width_px=width_px,
-            exif_orientation=config.exif_orientation,
-            fast=config.fast_decode,
-            limits=config.limits,
-        )
+        decode = DecodePhotos.asked_for(config, self._size)
         shards = [photos.slice(start, size) for start in range(0, len(photos), size)]
         num_failed = 0
         for block in run_in_order(shards, [decode, *further], ahead=_BATCHES_AHEAD):
@@ -138,7 +133,7 @@ class _Worker:
         if checkpoint is not None:
             checkpoint.to_directory(self._checkpoint)
             self._history = json.loads((self._checkpoint / _PROGRESS).read_text())
-            self._tuner.set_state(_load(self._checkpoint / _STATE))
+            self._tuner.set_state(load_arrays(self._checkpoint / _STATE))
 
     def goes_on(self) -> bool:
         return len(self._history) < self._config.tuning.finetune_epochs
@@ -160,8 +155,8 @@ class _Worker:
         entry = {"epoch": epoch, "train_loss": train_loss, "dev_loss": self._tuner.evaluate(self._photos.dev())}
         self._history.append(entry | {"photos_per_s": done / wall_s, "wall_s": wall_s})
         if self._best is self._history[-1]:
-            np.savez(self._checkpoint / _BEST, *self._tuner.encoder_weights())
-        np.savez(self._checkpoint / _STATE, *self._tuner.state())
+            save_arrays(self._checkpoint / _BEST, self._tuner.encoder_weights())
+        save_arrays(self._checkpoint / _STATE, self._tuner.state())
         (self._checkpoint / _PROGRESS).write_text(json.dumps(self._history))
         best = {"best_epoch": self._best["epoch"], "best_dev_loss": self._best["dev_loss"]}
         write_json(join(self._config.out, HISTORY_FILE), {**best, "history": self._history})
@@ -170,7 +165,7 @@ class _Worker:
 
     def finish(self, encoder_file: str) -> None:
         """Write the encoder as it was after the best epoch."""
-        self._tuner.set_encoder_weights(_load(self._checkpoint / _BEST))
+        self._tuner.set_encoder_weights(load_arrays(self._checkpoint / _BEST))
         local = self._checkpoint / "encoder.keras"
         self._tuner.save_encoder(local)
         write_bytes(encoder_file, local.read_bytes())
@@ -179,8 +174,3 @@ class _Worker:
         if now or time.monotonic() - self._shown_at >= _SHOW_EVERY_S:
             self._shown_at = time.monotonic()
             self._board.put.remote({"epoch": epoch, "done": done, "note": note, "history": self._history})
-
-
-def _load(path: Path) -> Sequence[NDArray[Any]]:
-    with np.load(path, allow_pickle=False) as values:
-        return [values[f"arr_{number}"] for number in range(len(values.files))]
