@@ -2,14 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal, NamedTuple, Self, TypeAlias, cast, overload
+from typing import Any, Literal, NamedTuple, Self, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from raycap.batching import BatchSizer
 from raycap.config import DecodingConfig, LimitsConfig
@@ -18,20 +17,16 @@ from raycap.decoders import decoder_of
 from raycap.decoding import Hypothesis, sample, search
 from raycap.devices import configure
 from raycap.encoder import Encoder, reload_encoder
-from raycap.errors import ImageError, ImageShapeError, InputError
+from raycap.errors import ImageError, InputError
+from raycap.given_photos import Photo, contents, is_photo, name_of
 from raycap.images import DecodedImage
-from raycap.locations import absolute, as_utf8, file_name
+from raycap.locations import absolute
 from raycap.model import Bundle
 from raycap.neighbors import Tokens, photo_vectors
 from raycap.photo_decoder import PhotoDecoder
-from raycap.photo_reader import Address, read_photos
 from raycap.schema import PAD_ID
 from raycap.text import FUNCTION_WORDS, OPEN_WORDS
 from raycap.views import MIRRORED, view
-
-Photo: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
-"""A path or URI, the bytes of a file, what Pillow opened, or an array of uint8: `(height, width)` is grey, with a third
-dimension of 3 it is RGB, of 4 RGBA."""
 
 _PHOTOS_AT_ONCE = 16
 
@@ -166,15 +161,15 @@ class Captioner:
             EncoderMismatchError: if they are not those that the bundle was trained with.
         """
         decoding = DecodingConfig(**options)
-        if isinstance(photos, str | os.PathLike | bytes | Image.Image) or _is_array_of_one(photos):
-            return self._caption([cast(Photo, photos)], decoding, raises=errors == "raise")[0]
-        return self._caption(list(photos), decoding, raises=errors == "raise")
+        if is_photo(photos):
+            return self._caption([photos], decoding, raises=errors == "raise")[0]
+        return self._caption(list(cast(Iterable[Photo], photos)), decoding, raises=errors == "raise")
 
     def _caption(
         self, photos: Sequence[Photo], decoding: DecodingConfig, *, raises: bool
     ) -> list[PhotoCaption | ImageError]:
-        names = [_name(photo) for photo in photos]
-        decoded = self.decoder.decode(_contents(photos, self.decoder.limits))
+        names = [name_of(photo) for photo in photos]
+        decoded = self.decoder.decode(contents(photos, self.decoder.limits))
         results: list[PhotoCaption | ImageError] = []
         while images := list(islice(decoded, _PHOTOS_AT_ONCE)):
             good: list[NDArray[np.uint8]] = []
@@ -306,36 +301,3 @@ def _uniforms(image_ids: Sequence[str], seed: int, shape: tuple[int, int]) -> ND
     digests = (hashlib.sha256(image_id.encode()).digest()[:8] for image_id in image_ids)
     generators = (np.random.default_rng([seed, int.from_bytes(digest)]) for digest in digests)
     return np.stack([generator.random(shape) for generator in generators])
-
-
-def _contents(photos: Iterable[Photo], limits: LimitsConfig) -> Iterator[bytes | Image.Image | ImageError]:
-    """Yield what each photo is to be decoded from; files are read a few ahead."""
-    read = read_photos([Address(_location(each)) for each in photos if isinstance(each, str | os.PathLike)], limits)
-    for photo in photos:
-        if isinstance(photo, str | os.PathLike):
-            yield next(read)
-        elif isinstance(photo, np.ndarray):
-            yield _from_array(photo)
-        elif isinstance(photo, bytes | Image.Image):
-            yield photo
-        else:
-            raise TypeError(f"a photo is a path, bytes, a Pillow image or an array, not {type(photo).__name__}")
-
-
-def _is_array_of_one(photos: Any) -> bool:
-    return isinstance(photos, np.ndarray) and photos.ndim in (2, 3)
-
-
-def _location(path: str | os.PathLike[str]) -> str:
-    return absolute(os.fspath(path))
-
-
-def _from_array(photo: NDArray[np.uint8]) -> Image.Image:
-    if photo.dtype != np.uint8 or photo.ndim not in (2, 3) or (photo.ndim == 3 and photo.shape[2] not in (3, 4)):
-        raise ImageShapeError(f"a photo is (height, width, 3) uint8, not {photo.shape} {photo.dtype}")
-    return Image.fromarray(photo)
-
-
-def _name(photo: Photo) -> str | None:
-    """Return what `raycap caption` calls a file by, and knows it by in sampling; None for what is no file."""
-    return as_utf8(file_name(_location(photo))) if isinstance(photo, str | os.PathLike) else None
