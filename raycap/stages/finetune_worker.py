@@ -93,7 +93,7 @@ class _Photos:
     def training(self, epoch: int) -> Iterator[Any]:
         """Yield each training photo once, in an order and a view that the seed and the epoch decide."""
         order = np.random.default_rng([self._config.seed, epoch]).permutation(self.num_training)
-        draw = DrawViews(height_px=self._size[0], width_px=self._size[1], epoch=epoch)
+        draw = DrawViews(height_px=self._size[0], width_px=self._size[1], seed=self._config.seed, epoch=epoch)
         yield from self._batches(self._tables["train"].take(order), draw)
 
     def dev(self) -> Iterator[Any]:
