@@ -13,7 +13,12 @@ Preset = Literal["tutorial", "paper", "best"]
 """Name of one of `presets.PRESETS`."""
 
 
-def _require(met: bool, message: str) -> None:
+def require(met: bool, message: str) -> None:
+    """Check what options say of each other.
+
+    Raises:
+        InputError: with `message`, if it is not so.
+    """
     if not met:
         raise InputError(message)
 
@@ -73,9 +78,9 @@ class WorkersConfig:
     def __post_init__(self) -> None:
         for name in ("num_workers", "cpus_per_worker", "batch_size", "shard_size"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, f"--{name.replace('_', '-')} is {value}; give 1 or more")
-        _require(self.num_gpus is None or self.num_gpus >= 0, f"--num-gpus is {self.num_gpus}; give 0 or more")
-        _require(0 <= self.max_failure_rate <= 1, f"--max-failure-rate is {self.max_failure_rate:g}; give 0 to 1")
+            require(value is None or value >= 1, f"--{name.replace('_', '-')} is {value}; give 1 or more")
+        require(self.num_gpus is None or self.num_gpus >= 0, f"--num-gpus is {self.num_gpus}; give 0 or more")
+        require(0 <= self.max_failure_rate <= 1, f"--max-failure-rate is {self.max_failure_rate:g}; give 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +97,7 @@ class LimitsConfig:
     def __post_init__(self) -> None:
         for name in ("max_pixels", "max_bytes", "photo_timeout_s"):
             value = getattr(self, name)
-            _require(value > 0, f"--{name.replace('_', '-')} is {value:g}; give more than 0")
+            require(value > 0, f"--{name.replace('_', '-')} is {value:g}; give more than 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +136,7 @@ class ExtractConfig:
     workers: WorkersConfig = field(default_factory=WorkersConfig)
 
     def __post_init__(self) -> None:
-        _require(self.num_views >= 1, f"--num-views is {self.num_views}; give 1 or more")
+        require(self.num_views >= 1, f"--num-views is {self.num_views}; give 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,11 +156,11 @@ class TuningConfig:
     """Photos a step."""
 
     def __post_init__(self) -> None:
-        _require(self.finetune_epochs >= 0, f"--finetune-epochs is {self.finetune_epochs}; give 0 or more")
-        _require(0 < self.finetune_share <= 1, f"--finetune-share is {self.finetune_share:g}; give more than 0, to 1")
+        require(self.finetune_epochs >= 0, f"--finetune-epochs is {self.finetune_epochs}; give 0 or more")
+        require(0 < self.finetune_share <= 1, f"--finetune-share is {self.finetune_share:g}; give more than 0, to 1")
         for name in ("finetune_words", "finetune_batch_size"):
             value = getattr(self, name)
-            _require(value >= 1, f"--{name.replace('_', '-')} is {value}; give 1 or more")
+            require(value >= 1, f"--{name.replace('_', '-')} is {value}; give 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +196,7 @@ class FinetuneConfig:
     """Times that it goes on from the last epoch after its process dies."""
 
     def __post_init__(self) -> None:
-        _require(self.tuning.finetune_epochs >= 1, "--finetune-epochs is 0; give 1 or more")
+        require(self.tuning.finetune_epochs >= 1, "--finetune-epochs is 0; give 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,12 +224,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("num_heads", "num_layers"):
             value = getattr(self, name)
-            _require(value >= 1, f"--{name.replace('_', '-')} is {value}; give 1 or more")
-        _require(
+            require(value >= 1, f"--{name.replace('_', '-')} is {value}; give 1 or more")
+        require(
             not self.needs_regions or self.units % self.num_heads == 0,
             f"--units is {self.units}, which {self.num_heads} heads cannot share; see --num-heads",
         )
-        _require(
+        require(
             self.decoder != "transformer" or self.embedding_dim == self.units,
             f"--embedding-dim is {self.embedding_dim} and --units {self.units}; a Transformer adds to its words what "
             "it finds, and the two must be equal",
@@ -297,10 +302,10 @@ class TrainConfig:
     """Times that training goes on from the last epoch after a worker dies."""
 
     def __post_init__(self) -> None:
-        _require(self.num_members >= 1, f"--num-members is {self.num_members}; give 1 or more")
-        _require(0 <= self.weight_average < 1, f"--weight-average is {self.weight_average:g}; give 0 to below 1")
-        _require(self.cider_captions >= 2, f"--cider-captions is {self.cider_captions}; give 2 or more to compare")
-        _require(
+        require(self.num_members >= 1, f"--num-members is {self.num_members}; give 1 or more")
+        require(0 <= self.weight_average < 1, f"--weight-average is {self.weight_average:g}; give 0 to below 1")
+        require(self.cider_captions >= 2, f"--cider-captions is {self.cider_captions}; give 2 or more to compare")
+        require(
             not self.cider_epochs or self.select_by != "dev_loss",
             "epochs that raise CIDEr-D raise the dev loss too; with --cider-epochs give --select-by cider_d",
         )
@@ -351,29 +356,27 @@ class DecodingConfig:
 
     def __post_init__(self) -> None:
         longest = self.min_length if self.max_length is None else self.max_length
-        _require(self.beam_width >= 1, f"--beam-width is {self.beam_width}; give 1 or more")
-        _require(self.min_length >= 2, f"--min-length is {self.min_length}; start and end are 2 tokens")
-        _require(longest >= max(3, self.min_length), f"--max-length is {longest}; give 3 and --min-length or more")
-        _require(self.no_repeat_ngram >= 0, f"--no-repeat-ngram is {self.no_repeat_ngram}; give 0 or more")
-        _require(self.consensus >= 0, f"--consensus is {self.consensus:g}; give 0 or more")
-        _require(
-            not (self.consensus and self.sample), "--consensus compares the captions of a beam; leave out --sample"
-        )
-        _require(self.num_neighbors >= 0, f"--num-neighbors is {self.num_neighbors}; give 0 or more")
-        _require(
+        require(self.beam_width >= 1, f"--beam-width is {self.beam_width}; give 1 or more")
+        require(self.min_length >= 2, f"--min-length is {self.min_length}; start and end are 2 tokens")
+        require(longest >= max(3, self.min_length), f"--max-length is {longest}; give 3 and --min-length or more")
+        require(self.no_repeat_ngram >= 0, f"--no-repeat-ngram is {self.no_repeat_ngram}; give 0 or more")
+        require(self.consensus >= 0, f"--consensus is {self.consensus:g}; give 0 or more")
+        require(not (self.consensus and self.sample), "--consensus compares the captions of a beam; leave out --sample")
+        require(self.num_neighbors >= 0, f"--num-neighbors is {self.num_neighbors}; give 0 or more")
+        require(
             not self.num_neighbors or self.consensus > 0,
             "--num-neighbors is for choosing by consensus; give --consensus too, such as 0.3",
         )
-        _require(self.matching >= 0, f"--matching is {self.matching:g}; give 0 or more")
-        _require(
+        require(self.matching >= 0, f"--matching is {self.matching:g}; give 0 or more")
+        require(
             not self.matching or self.consensus > 0,
             "--matching is for choosing by consensus; give --consensus too, such as 0.3",
         )
-        _require(1e-6 <= self.temperature <= 1e6, f"--temperature is {self.temperature:g}; give 1e-6 to 1e6")
-        _require(self.top_k >= 0, f"--top-k is {self.top_k}; give 0 or more")
-        _require(0 < self.top_p <= 1, f"--top-p is {self.top_p:g}; give more than 0, and 1 at most")
-        _require(self.num_captions >= 1, f"--num-captions is {self.num_captions}; give 1 or more")
-        _require(
+        require(1e-6 <= self.temperature <= 1e6, f"--temperature is {self.temperature:g}; give 1e-6 to 1e6")
+        require(self.top_k >= 0, f"--top-k is {self.top_k}; give 0 or more")
+        require(0 < self.top_p <= 1, f"--top-p is {self.top_p:g}; give more than 0, and 1 at most")
+        require(self.num_captions >= 1, f"--num-captions is {self.num_captions}; give 1 or more")
+        require(
             self.sample or self.num_captions <= self.beam_width,
             f"a beam of {self.beam_width} holds no {self.num_captions} captions; give --beam-width "
             f"{self.num_captions}, or --sample",
@@ -414,7 +417,7 @@ class EvaluateConfig:
     workers: WorkersConfig = field(default_factory=WorkersConfig)
 
     def __post_init__(self) -> None:
-        _require(self.meteor_timeout_s >= 0, f"--meteor-timeout-s is {self.meteor_timeout_s:g}; give 0 or more")
+        require(self.meteor_timeout_s >= 0, f"--meteor-timeout-s is {self.meteor_timeout_s:g}; give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -478,6 +481,6 @@ class CaptionConfig:
     workers: WorkersConfig = field(default_factory=WorkersConfig)
 
     def __post_init__(self) -> None:
-        _require(self.limit is None or self.limit >= 1, f"--limit is {self.limit}; give 1 or more")
+        require(self.limit is None or self.limit >= 1, f"--limit is {self.limit}; give 1 or more")
         writes = self.output.sidecars is not None or set(self.output.formats) != {"parquet"}
-        _require(self.out is not None or not writes, "--formats and --sidecars need --out, where the record is kept")
+        require(self.out is not None or not writes, "--formats and --sidecars need --out, where the record is kept")

@@ -13,6 +13,7 @@ from raycap.config import (
     Preset,
     TrainConfig,
     TuningConfig,
+    require,
 )
 from raycap.errors import InputError
 from raycap.options import Positional, Prefixed
@@ -63,6 +64,30 @@ class RunConfig:
     extract: Annotated[ExtractConfig, Prefixed]
     train: Annotated[TrainConfig, Prefixed]
     evaluate: Annotated[EvaluateConfig, Prefixed]
+
+    def __post_init__(self) -> None:
+        """Check that no stage is asked for what those before it do not make, as it would say hours later."""
+        model, search = self.train.model, self.evaluate.decoding
+        require(
+            self.extract.spatial or not model.needs_regions,
+            f"--decoder {model.decoder} looks at regions; give --spatial too, or --decoder merge",
+        )
+        require(
+            model.needs_regions or not self.extract.spatial,
+            "--spatial is for decoders that look at regions; give --decoder attention too, or --no-spatial",
+        )
+        require(
+            search.num_views <= self.extract.num_views,
+            "--mirrored needs features of mirrored photos; give --num-views 2 or more, or --no-mirrored",
+        )
+        require(
+            self.train.keep_neighbors or not search.num_neighbors,
+            "--num-neighbors needs a model that keeps them; give --keep-neighbors too, or --num-neighbors 0",
+        )
+        require(
+            self.train.fit_matching or not search.matching,
+            "--matching needs a model that learns it; give --fit-matching too, or --matching 0",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -334,3 +334,24 @@ def test_the_demo_falls_back_to_random_weights_and_twice_is_once(ray_cluster: No
     assert {path.parent.name for path in before} == {"prepared", "features", "model", "scores"}
     assert demo(options) == first
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("run.json")} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train__model__decoder": "attention"}, "--decoder attention looks at regions; give --spatial too"),
+        ({"extract__spatial": True}, "--spatial is for decoders that look at regions; give --decoder attention too"),
+        ({"evaluate__decoding__mirrored": True}, "--mirrored needs features of mirrored photos; give --num-views 2"),
+        (
+            {"evaluate__decoding__num_neighbors": 5, "evaluate__decoding__consensus": 0.5},
+            "--num-neighbors needs a model that keeps them; give --keep-neighbors too",
+        ),
+        (
+            {"evaluate__decoding__matching": 0.4, "evaluate__decoding__consensus": 0.5},
+            "--matching needs a model that learns it; give --fit-matching too",
+        ),
+    ],
+)
+def test_what_no_stage_makes_is_missed_before_the_first(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        config(tmp_path, tmp_path / "out", tmp_path / "encoder.keras", **options)
