@@ -1,10 +1,19 @@
 """The benchmarks that watch raycap from inside still fit it; what they measure is not looked at here."""
 
+import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from raycap.arguments import parse
+from raycap.config import DecodingConfig
+from raycap.options import build
+from raycap.presets import PRESETS
+from raycap.tool_config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,3 +34,27 @@ def test_a_benchmark_runs_and_prints_its_table(name: str, rows: list[str], tmp_p
     assert done.returncode == 0, done.stderr[-2000:]
     for row in rows:
         assert row in done.stdout
+
+
+def test_each_row_of_quality_is_a_run_that_can_be_asked_for() -> None:
+    quality = runpy.run_path(str(ROOT / "benchmarks/quality.py"))
+    runs: dict[str, RunConfig] = {}
+    for name in quality["VARIANTS"]:
+        given = [
+            "--captions",
+            "captions.csv",
+            "--photos",
+            "photos",
+            *quality["flags"](name, Path("/work"), "some.keras"),
+        ]
+        values: dict[Any, Any] = dict(parse(RunConfig, given, prog="raycap run").values)
+        runs[name] = build(RunConfig, {**PRESETS[values.get(("preset",), "tutorial")], **values})
+        assert runs[name].evaluate.split == "dev"
+        features, views = runs[name].extract.out, runs[name].extract.num_views
+        assert features.endswith(f"spatial-{views}" if runs[name].extract.spatial else "whole")
+    # rows that share a folder differ in nothing that decides what is in it
+    made: dict[str, Any] = {}
+    for each in runs.values():
+        for config in (each.prepare, replace(each.extract, manifest=""), each.train):
+            assert made.setdefault(config.out, config) == config
+    assert runs["tutorial"].evaluate.decoding == DecodingConfig()
