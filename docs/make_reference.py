@@ -7,7 +7,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from raycap.commands import COMMANDS
@@ -45,11 +45,11 @@ def reference() -> str:
     codes = ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
     everywhere = textwrap.fill(f"All commands take: {switches}. Exit codes: {codes}.", 120, break_on_hyphens=False)
     index = [f"- [raycap {name}](#raycap-{name}): {command.help}" for name, command in COMMANDS.items()]
-    shared: dict[str, Group] = {}
+    shared: dict[str, dict[str, Group]] = {}
     sections = [_command(name, shared) for name in COMMANDS]
     parts = [_HEAD.format(everywhere=everywhere), *index, "", *sections]
     parts += ["## Groups of options", "", "Each is taken by the commands that name it above.", ""]
-    parts += [_section(f"### {title}", group) for title, group in shared.items()]
+    parts += [_section(f"### {title}", takers) for title, takers in shared.items()]
     return "\n".join(parts)
 
 
@@ -58,7 +58,8 @@ def examples(name: str) -> list[str]:
     return _EXAMPLE.findall(inspect.getdoc(COMMANDS[name].options) or "")
 
 
-def _command(name: str, shared: dict[str, Group]) -> str:
+def _command(name: str, shared: dict[str, dict[str, Group]]) -> str:
+    """Return the section of a command, and add to the groups that several may take, by title and command."""
     own, *inner = groups_of(COMMANDS[name].options)
     said = [each for each in examples(name) if each.startswith(f"raycap {name} ") or each == f"raycap {name}"]
     lines = [f"## raycap {name}", "", own.help if said else f"{COMMANDS[name].help.capitalize()}.", ""]
@@ -67,7 +68,7 @@ def _command(name: str, shared: dict[str, Group]) -> str:
     if not said:  # it has the options of another command
         other = next(each for each in COMMANDS if COMMANDS[each].options is COMMANDS[name].options and each != name)
         return "\n".join([*lines, f"Takes the options of [raycap {other}](#raycap-{other}).", ""])
-    lines += [*_table(own.options), ""]
+    lines += [*_table(own.options, _default), ""]
     links = []
     for group in inner:
         if any("." in option.flag[2:] for option in group.options):  # another command's, behind its name
@@ -75,7 +76,7 @@ def _command(name: str, shared: dict[str, Group]) -> str:
             link = f"of [{stage}](#raycap-{stage}), as `--{stage}.NAME`"
         else:
             title = f"{group.path[-1]} options"
-            shared[title] = group
+            shared.setdefault(title, {})[name] = group
             link = f"[{title}](#{title.replace(' ', '-')})"
         links += [link] if link not in links else []
     return "\n".join([*lines, *([f"And the options {_joined(links)}.", ""] if links else [])])
@@ -85,12 +86,24 @@ def _joined(links: Sequence[str]) -> str:
     return "; ".join(links) if links[0].startswith("of ") else f"of: {', '.join(links)}"
 
 
-def _section(heading: str, group: Group) -> str:
-    return "\n".join([heading, "", group.help, "", *_table(group.options), ""])
+def _section(heading: str, takers: Mapping[str, Group]) -> str:
+    """Return the section of a group, with the defaults of each command where they differ."""
+    group = next(iter(takers.values()))
+
+    def default(option: Option) -> str:
+        commands: dict[str, list[str]] = {}
+        for name, taken in takers.items():
+            same = next(each for each in taken.options if each.path[-1] == option.path[-1])
+            commands.setdefault(_default(same), []).append(name)
+        if len(commands) == 1:
+            return _default(option)
+        return "; ".join(f"{', '.join(names)}: {value}" for value, names in commands.items())
+
+    return "\n".join([heading, "", group.help, "", *_table(group.options, default), ""])
 
 
-def _table(options: Sequence[Option]) -> list[str]:
-    rows = [f"| `{option.flag}` | {_value(option)} | {_default(option)} | {_cell(option.help)} |" for option in options]
+def _table(options: Sequence[Option], default: Callable[[Option], str]) -> list[str]:
+    rows = [f"| `{option.flag}` | {_value(option)} | {default(option)} | {_cell(option.help)} |" for option in options]
     return ["| option | value | default | what it does |", "| --- | --- | --- | --- |", *rows] if rows else []
 
 
