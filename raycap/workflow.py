@@ -123,14 +123,16 @@ def _stages(config: RunConfig) -> list[_Stage]:
 
 
 def _finetuned(config: RunConfig) -> FinetuneConfig:
-    """Return the options by which the encoder is fine-tuned: those that extract has too are extract's."""
-    extract = config.extract
+    """Return the options by which the encoder is fine-tuned: those of photos are extract's, of learning train's."""
+    extract, train = config.extract, config.train
     shared = ("encoder", "weights", "spatial", "seed", "exif_orientation", "fast_decode", "limits")
     return FinetuneConfig(
         prepared=config.prepare.out,
         out=config.finetune_out,
         tuning=config.tuning,
-        use_gpu=config.train.use_gpu,
+        use_gpu=train.use_gpu,
+        cpus_per_worker=train.cpus_per_worker,
+        max_restarts=train.max_restarts,
         **{name: getattr(extract, name) for name in shared},
     )
 
@@ -151,12 +153,12 @@ def _call(stages: Sequence[_Stage], number: int, config: RunConfig) -> Any:
             way_out = "give --redo to make it and what follows anew, another --out, or the old options"
             raise StaleError(error.what, way_out) from error
         say(f"{stage.name}: {error.what}, and is made anew")
-    for later in reversed(
-        stages[number:]
-    ):  # what comes last first, so that a kill in between leaves what is still stale
-        keeps_features = stage.name == "prepare" and later.name == "extract" and not config.tuning.finetune_epochs
-        if not (keeps_features and _has_same_photos(config)):
-            _forget(later, config.out)
+    keeps_features = stage.name == "prepare" and not config.tuning.finetune_epochs and _has_same_photos(config)
+    stale = [each for each in stages[number:] if not (keeps_features and each.name == "extract")]
+    for each in stale:
+        _require_own(each, config.out)
+    for each in reversed(stale):  # what comes last first, so that a kill in between leaves what is still stale
+        _forget(each)
     return stage.function(stage.config)
 
 
@@ -166,20 +168,27 @@ def _has_same_photos(config: RunConfig) -> bool:
     return record is not None and record["identity"].get("photos") == absolute(config.prepare.photos)
 
 
-def _forget(stage: _Stage, out: str) -> None:
-    """Remove what a stage wrote, its record last.
+def _require_own(stage: _Stage, out: str) -> None:
+    """Check that what a stage wrote may be removed.
 
     Raises:
         InputError: if it lies elsewhere than in the run folder, where it may serve others too.
     """
     place = absolute(stage.config.out)
     record = read_run(place)
+    if record is not None and (parent(place) != out or record["stage"] != stage.name):
+        raise InputError(f"{place} is not this run's own, and --redo leaves it alone; delete it, or give another --out")
+
+
+def _forget(stage: _Stage) -> None:
+    """Remove what a stage wrote, its record last."""
+    place = absolute(stage.config.out)
+    record = read_run(place)
     if record is None:
         return
-    if parent(place) != out or record["stage"] != stage.name:
-        raise InputError(f"{place} is not this run's own, and --redo leaves it alone; delete it, or give another --out")
+    encoder = (record["result"] or {}).get("encoder")  # of a finetune stage; another than now, it has another name
     with sole_writer(place):
-        for name in (*stage.holds, RUN_FILE):
+        for name in (*stage.holds, *([file_name(encoder)] if encoder else []), RUN_FILE):
             location = join(place, name.rstrip("/"))
             if is_folder(location):
                 delete_folder(location)

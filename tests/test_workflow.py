@@ -119,7 +119,8 @@ def test_redo_leaves_alone_what_is_not_the_runs_own(
     out: Path, dataset: Path, encoder_file: Path, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "shared-prepared"
-    shutil.copytree(out / "prepared", elsewhere)
+    shutil.copytree(out, tmp_path / "out")
+    (tmp_path / "out/prepared").rename(elsewhere)
     with pytest.raises(InputError, match=f"{elsewhere} is not this run's own"):
         run(
             config(
@@ -132,6 +133,25 @@ def test_redo_leaves_alone_what_is_not_the_runs_own(
             )
         )
     assert (elsewhere / "photos.parquet").exists()
+    for name in ("features", "model", "scores"):  # nor is anything deleted before it says so
+        assert (tmp_path / "out" / name / "run.json").exists()
+
+
+def test_an_encoder_of_another_name_is_removed_too(tmp_path: Path) -> None:
+    from raycap.config import FinetuneConfig
+    from raycap.workflow import _forget, _Stage
+
+    place = tmp_path / "encoder"
+    place.mkdir()
+    names = {"old-finetuned.keras", "history.json", "mine.txt"}
+    for name in names:
+        (place / name).write_text("")
+    result = {"encoder": "/where/it/was/old-finetuned.keras"}
+    record = {"format_version": 1, "stage": "finetune", "identity": {}, "result": result}
+    (place / "run.json").write_text(json.dumps(record))
+    config = FinetuneConfig(prepared="p", out=str(place))
+    _forget(_Stage("finetune", print, config, ("new-finetuned.keras", "history.json", "checkpoints/"), None))
+    assert {path.name for path in place.iterdir() if path.suffix} == {"mine.txt"}
 
 
 def test_other_photos_under_the_same_names_make_features_anew(
