@@ -58,9 +58,10 @@ class EncoderTuner:
         """
         keras.utils.set_random_seed(seed)
         self.encoder = encoder
-        layers = [layer for layer in _leaves(encoder) if layer.weights]
+        encoder.trainable = True  # with all that is in it, as it may have been saved frozen
+        layers = [layer for layer in _leaves(encoder) if layer.trainable_weights]
         if not layers:
-            raise InputError(f"the encoder {encoder.name} has no layer with weights: there is nothing to fine-tune")
+            raise InputError(f"the encoder {encoder.name} has no layer that can learn: there is nothing to fine-tune")
         num_learning = max(1, round(config.finetune_share * len(layers)))
         for number, layer in enumerate(layers):
             layer.trainable = number >= len(layers) - num_learning

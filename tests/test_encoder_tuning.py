@@ -83,6 +83,30 @@ def test_models_inside_are_looked_into_and_normalisations_keep_their_statistics(
     assert not inside.get_layer("deep").trainable  # the normalisation alone is half of the layers
 
 
-def test_an_encoder_without_weights_is_refused(map_file: Path) -> None:
-    with pytest.raises(InputError, match="has no layer with weights"):
+def test_an_encoder_that_was_saved_frozen_learns(tmp_path: Path, batches: list[TuningBatch]) -> None:
+    photo = keras.Input((32, 32, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(keras.layers.Rescaling(1 / 255)(photo)))
+    frozen = keras.Model(photo, pooled)
+    frozen.trainable = False
+    frozen.save(tmp_path / "frozen.keras")
+    learner = tuner(tmp_path / "frozen.keras")
+    before = learner.encoder_weights()
+    assert len(before) == 2
+    learner.train_epoch(batches)
+    assert not np.allclose(before[0], learner.encoder_weights()[0])
+
+
+def test_a_layer_that_cannot_learn_is_not_counted(batches: list[TuningBatch]) -> None:
+    pooled = [keras.layers.Conv2D(4, 3, name="conv"), keras.layers.GlobalAveragePooling2D()]
+    scaled = keras.layers.Normalization(mean=np.zeros(4), variance=np.ones(4))
+    adapted = keras.layers.Normalization(name="adapted")
+    adapted.adapt(np.eye(4))
+    encoder = keras.Sequential([keras.Input((32, 32, 3)), *pooled, scaled, adapted])
+    learner = EncoderTuner(encoder, CONFIG, mean_shares=MEANS, num_photos=24, seed=1)
+    assert len(learner.encoder_weights()) == 2
+    assert learner.encoder.get_layer("conv").trainable
+
+
+def test_an_encoder_that_cannot_learn_is_refused(map_file: Path) -> None:
+    with pytest.raises(InputError, match="has no layer that can learn"):
         tuner(map_file)
