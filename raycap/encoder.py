@@ -27,7 +27,8 @@ from raycap.encoder_card import EncoderCard
 from raycap.errors import ImageShapeError, WeightsError
 from raycap.feature_maps import last_map
 from raycap.images import FAST_RESIZE, RESIZE
-from raycap.input_sizes import SAVED_MODEL_SUFFIX, input_size
+from raycap.input_sizes import input_size, is_saved
+from raycap.locations import file_name
 from raycap.saved_models import checked_copy
 from raycap.storage import exists, read_bytes
 
@@ -92,7 +93,7 @@ def load_encoder(
         InputError: if there is no such model.
         WeightsError: if the weights cannot be had, or a saved model has other shapes or no feature map.
     """
-    if name.endswith(SAVED_MODEL_SUFFIX):
+    if is_saved(name):
         model, card = _load_saved(name, spatial=spatial)
         preprocess = None
     else:
@@ -131,7 +132,7 @@ def load_trainable(name: str, *, weights: str = "imagenet", seed: int = 0, spati
         seed: likewise.
         spatial: likewise.
     """
-    if name.endswith(SAVED_MODEL_SUFFIX):
+    if is_saved(name):
         model, _ = _load_saved(name, spatial=spatial)
         return _averaged(model) if spatial else model
     model, _, preprocess = _load_application(name, weights, seed, spatial=spatial)
@@ -163,6 +164,8 @@ def reload_encoder(card: EncoderCard, *, file: str | None = None) -> Encoder:
         "precision": card.precision,
     }
     weights = file or card.weights
+    if file is None and weights not in {"imagenet", "random"} and not exists(weights):
+        raise WeightsError(f"the model's encoder is not at {weights} any more; say where it is with --encoder-file")
     if card.preprocessing == _IN_MODEL:
         encoder = load_encoder(weights, **options)
     else:
@@ -194,7 +197,7 @@ def _load_saved(location: str, *, spatial: bool) -> tuple[Any, dict[str, Any]]:
             model = keras.models.load_model(local, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises all sorts on files that are not its own
         raise WeightsError(f"{location} cannot be loaded as a saved Keras model: {_first_line(error)}") from error
-    card = {"name": Path(location).stem, "weights": location, "seed": 0, "preprocessing": _IN_MODEL}
+    card = {"name": Path(file_name(location)).stem, "weights": location, "seed": 0, "preprocessing": _IN_MODEL}
     if spatial:
         model, layer = _cut(model, location)
         return model, card | {"layer": layer}
@@ -256,7 +259,7 @@ def _find_application(name: str) -> tuple[ModuleType, Any]:
 
 def _load_weights(model: Any, location: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / Path(location).name
+        local = Path(folder) / file_name(location)
         local.write_bytes(read_bytes(location))
         try:
             model.load_weights(local)

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from raycap.errors import InputError, WeightsError
+from raycap.locations import split_query
 from raycap.saved_models import read_config
 from raycap.storage import exists, read_bytes
 
@@ -28,6 +29,11 @@ APPLICATION_SIZES: Final[dict[str, int]] = {name: px for px, names in _FAMILIES.
 """Pixels a side of the photos that each keras.applications model was trained on, by its lower-case name."""
 
 
+def is_saved(encoder: str) -> bool:
+    """Whether an encoder is the location of a saved Keras model, rather than a keras.applications name."""
+    return split_query(encoder)[0].endswith(SAVED_MODEL_SUFFIX)
+
+
 def input_size(encoder: str) -> tuple[int, int]:
     """Return the height and width, in pixels, of the photos that an encoder takes.
 
@@ -38,7 +44,7 @@ def input_size(encoder: str) -> tuple[int, int]:
         InputError: if there is no such encoder.
         WeightsError: if the file is not a saved Keras model with one photo as its input.
     """
-    if encoder.endswith(SAVED_MODEL_SUFFIX):
+    if is_saved(encoder):
         return _saved_input_size(encoder)
     if encoder.lower() not in APPLICATION_SIZES:
         known = ", ".join(sorted(APPLICATION_SIZES))

@@ -18,7 +18,7 @@ from conftest import make_manifest
 from PIL import Image
 
 from raycap.config import ExtractConfig, LimitsConfig, WorkersConfig
-from raycap.errors import ConflictError, EncoderMismatchError, FormatError, InputError, TooManyFailuresError
+from raycap.errors import ConflictError, EncoderMismatchError, FormatError, InputError, StaleError, TooManyFailuresError
 from raycap.errors import WeightsError as NoWeightsError
 from raycap.features import FeatureSet
 from raycap.stages import extract as stage
@@ -326,6 +326,11 @@ def test_another_encoder_is_refused(features: Path, prepared: Path, encoder_file
     subprocess.run([sys.executable, "-c", code, str(other)], check=True, capture_output=True)
     record = json.loads((out / "run.json").read_text())
     record["identity"]["encoder"] = str(other)
+    (out / "run.json").write_text(json.dumps(record))
+    with pytest.raises(StaleError, match="its encoder changed"):
+        extract(ExtractConfig(manifest=manifest, out=str(out), encoder=str(other)))
+    # where an older raycap did not note what the file held
+    del record["identity"]["encoder_hash"]
     (out / "run.json").write_text(json.dumps(record))
     with pytest.raises(EncoderMismatchError, match="weights_hash"):
         extract(ExtractConfig(manifest=manifest, out=str(out), encoder=str(other)))

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from raycap.config import ExtractConfig, FinetuneConfig, TuningConfig
-from raycap.errors import InputError, StaleError, TooManyFailuresError
+from raycap.errors import InputError, RaycapError, StaleError, TooManyFailuresError
 from raycap.features import FeatureSet
 from raycap.inspection import inspect
 from raycap.operators import DecodePhotos, DrawViews, to_images
@@ -65,6 +65,7 @@ def test_the_last_layers_learn_and_the_best_epoch_is_kept(
     assert np.array_equal(before["first"], after["first"])
     assert not np.allclose(before["second"], after["second"])
     assert not Path(config.out, "checkpoints").exists()
+    assert {entry["num_failed"] for entry in result.history} == {0}
 
 
 def test_features_tell_more_of_what_is_said(
@@ -111,11 +112,24 @@ def test_a_finished_one_does_nothing_and_another_is_refused(
 
 
 @pytest.mark.slow
-def test_it_is_the_same_again(
+def test_it_is_the_same_again_where_the_encoder_was_deleted_too(
     finetuned: tuple[FinetuneConfig, FinetuneResult], prepared: Path, untrained_file: Path, tmp_path: Path
 ) -> None:
     again = finetune(small(prepared, untrained_file, tmp_path / "again"))
     assert np.allclose(kernels(again.encoder)["second"], kernels(finetuned[1].encoder)["second"], atol=1e-5)
+    Path(again.encoder).unlink()
+    assert finetune(small(prepared, untrained_file, tmp_path / "again")).encoder == again.encoder
+    assert np.allclose(kernels(again.encoder)["second"], kernels(finetuned[1].encoder)["second"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_ends_it(
+    ray_cluster: None, prepared: Path, untrained_file: Path, tmp_path: Path
+) -> None:
+    wild = replace(TUNING, finetune_learning_rate=float("inf"))
+    with pytest.raises(RaycapError, match="no longer a number; lower --finetune-learning-rate"):
+        finetune(small(prepared, untrained_file, tmp_path / "out", tuning=wild))
+    assert not list((tmp_path / "out").glob("*.keras"))
 
 
 def test_what_cannot_be_tuned_is_said(
@@ -123,7 +137,7 @@ def test_what_cannot_be_tuned_is_said(
 ) -> None:
     with pytest.raises(InputError, match="there is no saved model at"):
         finetune(small(prepared, tmp_path / "missing.keras", tmp_path / "a"))
-    with pytest.raises(InputError, match="has no layer with weights"):
+    with pytest.raises(InputError, match="has no layer that can learn"):
         finetune(small(prepared, encoder_file, tmp_path / "b"))
     with pytest.raises(InputError, match="--finetune-epochs is 0"):
         small(prepared, untrained_file, tmp_path / "c", tuning=TuningConfig())
@@ -131,7 +145,7 @@ def test_what_cannot_be_tuned_is_said(
 
 @pytest.mark.slow
 def test_photos_that_cannot_be_read_are_left_out_and_none_is_an_error(
-    ray_cluster: None, photo_folder: Path, untrained_file: Path, tmp_path: Path
+    ray_cluster: None, photo_folder: Path, untrained_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from raycap.config import PrepareConfig
     from raycap.stages.prepare import prepare
@@ -144,7 +158,9 @@ def test_photos_that_cannot_be_read_are_left_out_and_none_is_an_error(
     once = replace(TUNING, finetune_epochs=1)
     for path in sorted(photos.iterdir())[:5]:
         path.write_bytes(b"no photo")
-    assert finetune(small(prepared, untrained_file, tmp_path / "some", tuning=once)).best_epoch == 1
+    [entry] = finetune(small(prepared, untrained_file, tmp_path / "some", tuning=once)).history
+    assert entry["num_failed"] == 5
+    assert "epoch 1: train loss" in capsys.readouterr().err
     for path in photos.iterdir():
         path.write_bytes(b"no photo")
     with pytest.raises(TooManyFailuresError, match="32 photos failed"):

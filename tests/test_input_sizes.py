@@ -4,7 +4,7 @@ import zipfile
 import pytest
 
 from raycap.errors import InputError, WeightsError
-from raycap.input_sizes import APPLICATION_SIZES, input_size
+from raycap.input_sizes import APPLICATION_SIZES, input_size, is_saved
 
 
 def layer(shape, kind="InputLayer"):
@@ -137,6 +137,11 @@ def test_an_archive_without_a_configuration_is_a_weights_error(tmp_path):
         archive.writestr("photos/a.jpg", b"")
     with pytest.raises(WeightsError, match="not a saved Keras model"):
         input_size(str(tmp_path / "encoder.keras"))
+
+
+def test_a_saved_model_in_a_store_whose_address_has_a_query():
+    assert is_saved("s3://bucket/encoder/vgg16-finetuned.keras?endpoint_override=localhost:9000")
+    assert not is_saved("vgg16")
 
 
 def test_a_missing_saved_model_is_an_input_error(tmp_path):

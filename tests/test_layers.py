@@ -21,8 +21,9 @@ LAYERS = {
         neighbors matching word_shares
         parquet shards prepared progress input_sizes diagram decoding threads top_words photo_sources photo_tables
         photo_reader photo_decoder given_photos time_limit batching sidecars caption_formats sole_writer saved_models
-        readers uploads serve_page published bleu rouge cider meteor baselines bootstrap diversity scores scoring
-        score_tables arguments usage chatter config_file inspected_files inspection doctor_probes doctor
+        encoder_choice readers uploads serve_page published bleu rouge cider meteor baselines bootstrap
+        diversity scores scoring score_tables arguments usage chatter config_file inspected_files inspection
+        doctor_probes doctor
         reporting.markup reporting.plots reporting.sources reporting.gallery reporting.charts reporting.thumbnails
         reporting.scoring reporting.facts reporting.page reporting.report""",
     2: """devices feature_maps encoder schedules encoder_tuning decoders.normalization decoders.packed_lstm

@@ -1,15 +1,16 @@
 """The extract stage: photos to features, with a Ray Data job. Knows nothing of captions or models trained on them."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
 from raycap.cluster import connect, place
 from raycap.config import ExtractConfig
+from raycap.encoder_choice import encoder_hash, with_absolute_encoder
 from raycap.errors import FormatError, InputError, TooManyFailuresError
 from raycap.features import FOLDER, FeatureSet
-from raycap.input_sizes import SAVED_MODEL_SUFFIX, input_size
-from raycap.locations import absolute, with_absolute
+from raycap.input_sizes import input_size
+from raycap.locations import with_absolute
 from raycap.operators import DecodePhotos, EncodePhotos, LoadEncoder, WriteShards
 from raycap.parquet import read_table
 from raycap.pipeline import ModelStep, Step, plan_shards, run_shards
@@ -49,10 +50,11 @@ def extract(config: ExtractConfig) -> ExtractResult:
     Raises:
         InputError: if there is no manifest, no such encoder, or a node does not see the output.
         WeightsError: if the encoder's weights cannot be had.
-        ConflictError: if the output was made with another encoder, or another run is writing it.
+        ConflictError: if the output was made with another encoder, or with another file in its place, or another run
+            is writing it.
         TooManyFailuresError: if every photo failed, or more than the configuration allows.
     """
-    config = _absolute(config)
+    config = with_absolute_encoder(with_absolute(config, "manifest", "out"))
     photos = read_manifest(config.manifest)
     size = input_size(config.encoder)
     with sole_writer(config.out):
@@ -60,7 +62,8 @@ def extract(config: ExtractConfig) -> ExtractResult:
 
 
 def _extract(config: ExtractConfig, photos: pa.Table, size: tuple[int, int]) -> ExtractResult:
-    run = Run.open(config.out, "extract", config, ignore=("manifest", "workers", "limits"))
+    inputs = {"encoder_hash": encoder_hash(config)}
+    run = Run.open(config.out, "extract", config, ignore=("manifest", "workers", "limits"), inputs=inputs)
     output = ShardedOutput(out=config.out, folder=FOLDER, stage="extract")
     pending = output.pending(photos, retry_failed=config.workers.retry_failed)
     new = ShardCounts()
@@ -93,13 +96,6 @@ def read_manifest(location: str) -> pa.Table:
     if len(photos["image_id"].unique()) != len(photos):
         raise FormatError(f"{location} lists a photo twice; each image_id must be there once")
     return photos
-
-
-def _absolute(config: ExtractConfig) -> ExtractConfig:
-    """Return the configuration with locations that mean the same in every process."""
-    encoder = absolute(config.encoder) if config.encoder.endswith(SAVED_MODEL_SUFFIX) else config.encoder.lower()
-    weights = config.weights if config.weights in {"imagenet", "random"} else absolute(config.weights)
-    return replace(with_absolute(config, "manifest", "out"), encoder=encoder, weights=weights)
 
 
 def _photo_bytes(config: ExtractConfig, size: tuple[int, int]) -> int:

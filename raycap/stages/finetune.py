@@ -1,24 +1,23 @@
 """The finetune stage: an encoder whose last layers learn the words of the captions, with Ray Train."""
 
-import hashlib
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from raycap.cluster import connect, place
 from raycap.config import FinetuneConfig, WorkersConfig
-from raycap.errors import InputError, RaycapError
-from raycap.input_sizes import SAVED_MODEL_SUFFIX, input_size
+from raycap.encoder_choice import encoder_hash, with_absolute_encoder
+from raycap.errors import InputError
+from raycap.input_sizes import SAVED_MODEL_SUFFIX, input_size, is_saved
 from raycap.locations import absolute, file_name, join, with_absolute
 from raycap.prepared import Prepared
-from raycap.progress import Progress, say
+from raycap.progress import Progress, counted, say
 from raycap.runs import Run, short_hash
 from raycap.schema import HISTORY_FILE
 from raycap.sole_writer import sole_writer
 from raycap.stages.finetune_worker import run_worker
-from raycap.storage import delete_folder, read_bytes, read_json
+from raycap.storage import delete_folder, exists, read_json
 from raycap.training_job import CHECKPOINTS_FOLDER, run_training
 
 _ALL_CORES = 1 << 16  # of a node: as many threads as it has
@@ -43,7 +42,7 @@ class FinetuneResult:
 
 def finetuned_encoder(config: FinetuneConfig) -> str:
     """Return where the stage writes the encoder."""
-    name = PurePosixPath(file_name(config.encoder)).stem if _is_saved(config) else config.encoder.lower()
+    name = PurePosixPath(file_name(config.encoder)).stem if is_saved(config.encoder) else config.encoder.lower()
     return join(absolute(config.out), f"{name}-finetuned{SAVED_MODEL_SUFFIX}")
 
 
@@ -51,7 +50,8 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     """Fine-tune an encoder to the captions of the training photos, and write it as a saved model.
 
     Writes `ENCODER-finetuned.keras`, `history.json` and `run.json` under `config.out`. Killed and run again with the
-    same configuration it goes on from the last finished epoch; finished, it does nothing.
+    same configuration it goes on from the last finished epoch; finished, it does nothing, unless the encoder is gone.
+    Photos that cannot be read are left out, and counted.
 
     Raises:
         InputError: if captions are missing, or there is no such encoder.
@@ -61,7 +61,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         RaycapError: if the loss is no longer a number.
         WorkerDiedError: if the worker cannot be started.
     """
-    config = _absolute(config)
+    config = with_absolute_encoder(with_absolute(config, "prepared", "out"))
     prepared = Prepared.open(config.prepared)
     input_size(config.encoder)  # an unknown encoder ends here
     num_photos = {split: len(prepared.image_ids(split)) for split in ("train", "dev")}
@@ -71,38 +71,21 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     inputs = {
         "tokenizer_hash": short_hash(prepared.tokenizer.to_json()),
         "captions_hash": prepared.captions_hash("train", "dev"),
-        "encoder_hash": _hash(config.encoder) if _is_saved(config) else "",
+        "encoder_hash": encoder_hash(config),
     }
     elsewhere = ("limits", "use_gpu", "cpus_per_worker", "max_restarts")
     with sole_writer(config.out):
         run = Run.open(config.out, "finetune", config, ignore=elsewhere, inputs=inputs)
-        if run.result is not None:
-            return FinetuneResult(**run.result)
+        if run.result is not None and exists(finetuned_encoder(config)):
+            return FinetuneResult(**{**run.result, "encoder": finetuned_encoder(config)})
         run.save()
         connect()
         _fit(config, name=f"finetune-{short_hash(run.identity)}", num_photos=num_photos["train"])
         outcome = read_json(join(config.out, HISTORY_FILE))
-        if not math.isfinite(outcome["best_dev_loss"]):
-            raise RaycapError("the loss is no longer a number; lower --finetune-learning-rate")
         result = FinetuneResult(encoder=finetuned_encoder(config), **outcome)
         run.save(asdict(result))
         delete_folder(join(config.out, CHECKPOINTS_FOLDER))
         return result
-
-
-def _absolute(config: FinetuneConfig) -> FinetuneConfig:
-    config = with_absolute(config, "prepared", "out")
-    encoder = absolute(config.encoder) if _is_saved(config) else config.encoder.lower()
-    weights = config.weights if config.weights in {"imagenet", "random"} else absolute(config.weights)
-    return replace(config, encoder=encoder, weights=weights)
-
-
-def _is_saved(config: FinetuneConfig) -> bool:
-    return config.encoder.endswith(SAVED_MODEL_SUFFIX)
-
-
-def _hash(location: str) -> str:
-    return hashlib.sha256(read_bytes(location)).hexdigest()[:12]
 
 
 def _fit(config: FinetuneConfig, *, name: str, num_photos: int) -> None:
@@ -115,7 +98,8 @@ def _fit(config: FinetuneConfig, *, name: str, num_photos: int) -> None:
             nonlocal epochs_said
             for entry in state["history"][epochs_said:]:
                 losses = f"train loss {entry['train_loss']:.2f}, dev loss {entry['dev_loss']:.2f}"
-                say(f"epoch {entry['epoch']}: {losses}, {entry['photos_per_s']:.0f} photos/s")
+                failed = f"; {counted(entry['num_failed'], 'photo')} cannot be read" if entry["num_failed"] else ""
+                say(f"epoch {entry['epoch']}: {losses}, {entry['photos_per_s']:.0f} photos/s{failed}")
             epochs_said = len(state["history"])
             label = f"epoch {state['epoch']}/{config.tuning.finetune_epochs}"
             progress.update(state["done"], note=state["note"], label=label)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from raycap.averaging import load_arrays, save_arrays
 from raycap.config import FinetuneConfig
-from raycap.errors import TooManyFailuresError
+from raycap.errors import InputError, RaycapError, TooManyFailuresError
 from raycap.input_sizes import input_size
 from raycap.locations import join
 from raycap.operators import DecodePhotos, DrawViews, to_images
@@ -75,6 +75,7 @@ class _Photos:
         self._vocab_size = prepared.tokenizer.vocab_size
         self._captions: dict[str, list[list[int]]] = {}
         self._tables: dict[str, pa.Table] = {}
+        self.num_failed: dict[str, int] = {}  # photos that could not be read, when a split was last gone through
         listed = prepared.photos.select(["image_id", "uri"])
         for split in ("train", "dev"):
             encoded = encode_captions(prepared.captions, prepared.tokenizer, split)
@@ -84,6 +85,8 @@ class _Photos:
         said = mean_shares(train, self._vocab_size)
         often = np.argsort(-said, kind="stable")[: config.tuning.finetune_words]
         self._words = often[said[often] > 0]
+        if not len(self._words):
+            raise InputError(f"{config.prepared} has no words to learn; prepare it with a lower --min-word-count")
         self.mean_shares: NDArray[np.float64] = said[self._words]
 
     @property
@@ -94,29 +97,29 @@ class _Photos:
         """Yield each training photo once, in an order and a view that the seed and the epoch decide."""
         order = np.random.default_rng([self._config.seed, epoch]).permutation(self.num_training)
         draw = DrawViews(height_px=self._size[0], width_px=self._size[1], seed=self._config.seed, epoch=epoch)
-        yield from self._batches(self._tables["train"].take(order), draw)
+        yield from self._batches("train", self._tables["train"].take(order), draw)
 
     def dev(self) -> Iterator[Any]:
-        yield from self._batches(self._tables["dev"])
+        yield from self._batches("dev", self._tables["dev"])
 
-    def _batches(self, photos: pa.Table, *further: Callable[[pa.Table], pa.Table]) -> Iterator[Any]:
+    def _batches(self, split: str, photos: pa.Table, *further: Callable[[pa.Table], pa.Table]) -> Iterator[Any]:
         from raycap.encoder_tuning import TuningBatch
 
         config, size = self._config, self._config.tuning.finetune_batch_size
         height_px, width_px = self._size
         decode = DecodePhotos.asked_for(config, self._size)
         shards = [photos.slice(start, size) for start in range(0, len(photos), size)]
-        num_failed = 0
+        self.num_failed[split] = 0
         for block in run_in_order(shards, [decode, *further], ahead=_BATCHES_AHEAD):
             good = block.filter(pc.is_null(block["error_type"]))
-            num_failed += len(block) - len(good)
+            self.num_failed[split] += len(block) - len(good)
             if len(good):
                 captions = [self._captions[name] for name in good["image_id"].to_pylist()]
                 shares = word_shares(captions, self._vocab_size)[:, self._words]
                 images = to_images(good["image"].combine_chunks(), height_px, width_px)
                 yield TuningBatch(images, shares.astype(np.float32))
-        if num_failed == len(photos):
-            raise TooManyFailuresError.of_all(num_failed, "; raycap extract would say why")
+        if self.num_failed[split] == len(photos):
+            raise TooManyFailuresError.of_all(len(photos), "; raycap extract would say why")
 
 
 class _Worker:
@@ -152,7 +155,10 @@ class _Worker:
 
         train_loss = self._tuner.train_epoch(self._photos.training(epoch), on_step=show)
         wall_s = time.monotonic() - started
-        entry = {"epoch": epoch, "train_loss": train_loss, "dev_loss": self._tuner.evaluate(self._photos.dev())}
+        losses = {"train_loss": train_loss, "dev_loss": self._tuner.evaluate(self._photos.dev())}
+        if not np.isfinite(list(losses.values())).all():
+            raise RaycapError("the loss is no longer a number; lower --finetune-learning-rate")
+        entry = {"epoch": epoch, **losses, "num_failed": sum(self._photos.num_failed.values())}
         self._history.append(entry | {"photos_per_s": done / wall_s, "wall_s": wall_s})
         if self._best is self._history[-1]:
             save_arrays(self._checkpoint / _BEST, self._tuner.encoder_weights())
