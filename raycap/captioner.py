@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any, Literal, NamedTuple, Self, cast, overload
@@ -25,7 +25,7 @@ from raycap.model import Bundle
 from raycap.neighbors import Tokens, photo_vectors
 from raycap.photo_decoder import PhotoDecoder
 from raycap.schema import PAD_ID
-from raycap.text import FUNCTION_WORDS, OPEN_WORDS
+from raycap.text import ARTICLES, ATTRIBUTES, FUNCTION_WORDS, OPEN_WORDS
 from raycap.views import MIRRORED, view
 
 _PHOTOS_AT_ONCE = 16
@@ -119,10 +119,14 @@ class Captioner:
         """Tokens that carry meaning."""
         return tuple(number for word, number in self.bundle.tokenizer.ids.items() if word not in FUNCTION_WORDS)
 
+    def _tokens(self, words: Collection[str]) -> tuple[int, ...]:
+        return tuple(number for word, number in self.bundle.tokenizer.ids.items() if word in words)
+
     @cached_property
-    def _open(self) -> tuple[int, ...]:
-        """Tokens that no sentence ends in."""
-        return tuple(number for word, number in self.bundle.tokenizer.ids.items() if word in OPEN_WORDS)
+    def _whole_sentences(self) -> dict[str, Any]:
+        """What to tell a search that is to finish its sentences."""
+        pairs = (self._tokens(ARTICLES), self._tokens(ATTRIBUTES))
+        return {"not_last": self._tokens(OPEN_WORDS), "not_last_two": pairs}
 
     # fmt: off
     @overload
@@ -244,8 +248,8 @@ class Captioner:
             "min_words": decoding.min_length - 2,
             "no_repeat_ngram": decoding.no_repeat_ngram,
             "once": self._meaningful if decoding.no_repeat_words else (),
-            "not_last": self._open if decoding.whole_sentences else (),
             "forbidden": (PAD_ID,),
+            **(self._whole_sentences if decoding.whole_sentences else {}),
         }
         views = [features, *([mirrored] if decoding.mirrored and mirrored is not None else [])]
         step, state = self._steps.start(*views)

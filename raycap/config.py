@@ -328,8 +328,8 @@ class DecodingConfig:
     no_repeat_words: bool = False
     """No word comes twice in a caption but articles, prepositions and their like, which are English."""
     whole_sentences: bool = False
-    """No caption ends in an article, "of", "is" or their like, which are English; where rare words were left out of
-    training, a model learns that it may."""
+    """No caption ends in an article, "of", "is" or their like, or in "a red", which are English; where rare words were
+    left out of training, a model learns that it may."""
     consensus: float = 0.0
     """Choose the caption that says most of what the beam's other captions say, each weighing as much as its
     probability to this power, such as 0.3; 0 chooses the most probable."""

@@ -104,6 +104,7 @@ def search(
     no_repeat_ngram: int = 0,
     once: Collection[int] = (),
     not_last: Collection[int] = (),
+    not_last_two: tuple[Collection[int], Collection[int]] = ((), ()),
     forbidden: Collection[int] = (),
 ) -> list[list[Hypothesis]]:
     """Return the best hypotheses of each photo, best first.
@@ -124,6 +125,7 @@ def search(
         no_repeat_ngram: no sequence of this many words comes twice in a hypothesis; 0 allows any.
         once: tokens of which none comes twice in a hypothesis.
         not_last: tokens after which the end token may not come.
+        not_last_two: nor may it come after one of the first of these, followed by one of the second.
         forbidden: more tokens never to generate (padding).
 
     Returns:
@@ -132,7 +134,9 @@ def search(
     Reference:
         Wu et al. 2016, arXiv:1609.08144, section 7 (length normalisation; ours is the plain power).
     """
-    rules = _Rules(end_id, (start_id, *forbidden), min_words, no_repeat_ngram, tuple(once), tuple(not_last))
+    rules = _Rules(
+        end_id, (start_id, *forbidden), min_words, no_repeat_ngram, tuple(once), tuple(not_last), not_last_two
+    )
 
     def advance(beam: _Beam, found: Continuations) -> _Beam:
         return _advance(beam, found, end_id, beam_width, length_penalty)
@@ -156,6 +160,7 @@ def sample(
     no_repeat_ngram: int = 0,
     once: Collection[int] = (),
     not_last: Collection[int] = (),
+    not_last_two: tuple[Collection[int], Collection[int]] = ((), ()),
     forbidden: Collection[int] = (),
 ) -> list[list[Hypothesis]]:
     """Return hypotheses of each photo drawn at random, the most probable first.
@@ -177,12 +182,15 @@ def sample(
         no_repeat_ngram: likewise.
         once: likewise.
         not_last: likewise.
+        not_last_two: likewise.
         forbidden: likewise.
 
     Reference:
         Holtzman et al. 2020, arXiv:1904.09751, section 3.1 (top-p, nucleus sampling).
     """
-    rules = _Rules(end_id, (start_id, *forbidden), min_words, no_repeat_ngram, tuple(once), tuple(not_last))
+    rules = _Rules(
+        end_id, (start_id, *forbidden), min_words, no_repeat_ngram, tuple(once), tuple(not_last), not_last_two
+    )
     num_samples = uniforms.shape[1]
 
     def advance(beam: _Beam, found: Continuations) -> _Beam:
@@ -231,6 +239,7 @@ class _Rules:
     no_repeat_ngram: int
     once: tuple[int, ...]
     not_last: tuple[int, ...]
+    not_last_two: tuple[Collection[int], Collection[int]]
 
     def wanted(self, tokens: NDArray[np.int32], count: int | None) -> Wanted:
         """Return what to ask for after `tokens`, `(rows, length)`, to have `count` continuations."""
@@ -252,11 +261,19 @@ class _Rules:
     def _is_too_short(self, tokens: NDArray[np.int32]) -> bool:
         return len(tokens[0]) - 1 < self.min_words
 
+    def _is_open(self, tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return for each row whether it may not end yet, for what its last words are."""
+        is_open = np.isin(tokens[:, -1], self.not_last)
+        first, second = self.not_last_two
+        if first and tokens.shape[1] > 1:
+            is_open |= np.isin(tokens[:, -1], tuple(second)) & np.isin(tokens[:, -2], tuple(first))
+        return is_open
+
     def _banned(self, tokens: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return rows and tokens: what would repeat an n-gram or a token that may come once, and the end too early."""
         said = tokens[:, 1:]
         rows, places = np.nonzero(np.isin(said, self.once)) if self.once else _NONE
-        open_rows = np.flatnonzero(np.isin(tokens[:, -1], self.not_last)) if self.not_last else _NONE[0]
+        open_rows = np.flatnonzero(self._is_open(tokens))
         banned = [(rows, said[rows, places]), (open_rows, np.full(len(open_rows), self.end_id))]
         size = self.no_repeat_ngram
         if 0 < size <= said.shape[1]:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence, Set
 
 import numpy as np
 
-from raycap.text import FUNCTION_WORDS, Words
+from raycap.text import FUNCTION_WORDS, Words, is_unfinished
 
 
 def diversity(captions: Sequence[Words], *, training: Set[str], vocabulary: Collection[str]) -> dict[str, float]:
@@ -20,7 +20,8 @@ def diversity(captions: Sequence[Words], *, training: Set[str], vocabulary: Coll
         `num_captions`; `distinct_captions`, how many of them differ; `distinct_1` and `distinct_2`, the share of
         different ones among all words and pairs of words (Li et al. 2016, A diversity-promoting objective function for
         neural conversation models); `seen_in_training`, the share that is a training caption word for word;
-        `repeats_a_word`, the share that says a word twice, `FUNCTION_WORDS` left out; `mean_length` in words;
+        `repeats_a_word`, the share that says a word twice, `FUNCTION_WORDS` left out; `unfinished`, the share that is
+        empty or whose last word wants another one (`is_unfinished`); `mean_length` in words;
         `vocabulary_used`, how many different words; `vocabulary_share`, the share of the model's vocabulary that is
         said.
     """
@@ -35,6 +36,7 @@ def diversity(captions: Sequence[Words], *, training: Set[str], vocabulary: Coll
         "distinct_2": len(set(pairs)) / max(1, len(pairs)),
         "seen_in_training": sum(text in training for text in texts) / max(1, len(texts)),
         "repeats_a_word": sum(map(_repeats, captions)) / max(1, len(captions)),
+        "unfinished": sum(map(is_unfinished, captions)) / max(1, len(captions)),
         "mean_length": float(np.mean([len(caption) for caption in captions])) if captions else 0.0,
         "vocabulary_used": len(said),
         "vocabulary_share": len(said & known) / max(1, len(known)),

@@ -37,7 +37,7 @@ class EvaluateResult:
         diversity: of the captions of the `model`, and of `references`, the first of each photo; see
             `raycap.diversity`.
         comparison: with the run that `--against` named: `against`, `num_photos` that both have, `differences` by
-            protocol, by metric (`difference`, `low`, `high`, `p`); None without one.
+            protocol, by metric (`difference`, `low`, `high`, `p`), and its own `gaps`; None without one.
     """
 
     split: str

@@ -30,7 +30,19 @@ _OPEN_WORDS = "a an the of and or with at from into is are was were while as his
 OPEN_WORDS: Final = frozenset(_OPEN_WORDS.split())
 """English words that want another one after them: with one of them last, a sentence is not finished."""
 
+ARTICLES: Final = frozenset(("a", "an"))
+_ATTRIBUTES = "black white red blue green yellow pink purple brown gray grey young old little small large big tall long"
+ATTRIBUTES: Final = frozenset(_ATTRIBUTES.split())
+"""English words that want a noun after them where an article is before them: "in front of a red"."""
+
 _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def is_unfinished(words: Sequence[str]) -> bool:
+    """Whether an English sentence is none yet: it has no words, or the last one wants another after it."""
+    if not words or words[-1] in OPEN_WORDS:
+        return True
+    return words[-1] in ATTRIBUTES and len(words) > 1 and words[-2] in ARTICLES
 
 
 def clean_words(caption: str, *, keep_one_letter_words: bool = False) -> list[str]:

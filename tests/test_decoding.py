@@ -689,6 +689,17 @@ def test_a_sentence_does_not_end_in_some_words(not_last, tokens):
     assert found.log_prob == pytest.approx(math.log(0.1 ** (len(tokens) - 1) * 0.9), abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("pairs", "tokens"),
+    [(((), ()), (A, B)), (((A,), (B,)), (A, B, C)), (((B,), (B,)), (A, B)), (((C,), (B,)), (A, B))],
+)
+def test_a_sentence_does_not_end_in_some_pairs_of_words(pairs, tokens):
+    chain = {START: {A: 1.0}, A: {END: 0.2, B: 0.8}, B: {END: 0.9, C: 0.1}, C: {END: 0.9, A: 0.1}}
+    found = best(after(chain), not_last_two=pairs, max_length=12)
+    assert found.tokens == tokens
+    assert found.finished
+
+
 def test_where_no_word_may_be_last_it_goes_on_to_the_greatest_length():
     chain = {START: {A: 1.0}, A: {END: 0.9, B: 0.1}, B: {END: 0.9, A: 0.1}}
     found = best(after(chain), not_last=(A, B), max_length=6)

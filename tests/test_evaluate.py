@@ -179,6 +179,7 @@ def test_against_a_run_that_says_something_else_of_some_photos(
     found = evaluate(config(model, prepared, features, finished, against=str(tmp_path / "worse"))).comparison
     assert found is not None
     assert found["num_photos"] == 6
+    assert found["gaps"] == {"meteor": "left out, as --meteor-timeout-s is 0"}
     assert found["differences"]["standard"]["rouge_l"]["low"] > 0
     assert found["differences"]["standard"]["rouge_l"]["p"] < 0.01
 

@@ -21,6 +21,8 @@ SPREAD = {
     "distinct_1": 0.03,
     "distinct_2": 0.1,
     "seen_in_training": 0.234,
+    "repeats_a_word": 0.001,
+    "unfinished": 0.002,
     "mean_length": 9.81,
     "vocabulary_used": 310,
     "vocabulary_share": 0.041,
@@ -46,20 +48,23 @@ def test_intervals_gaps_and_diversity() -> None:
     lines = evaluation_text(result).splitlines()
     assert lines[3] == "            95% interval, ±      0.025       -       -       -       -       -       -"
     assert "METEOR: none, java not found; do something" in lines
-    assert lines[-1].startswith("captions (people's): 412 (998) of 1,000 differ, 23% (23%) as in training, 9.8 (9.8)")
+    assert lines[-2].startswith("captions (people's): 412 (998) of 1,000 differ, 23% (23%) as in training, 9.8 (9.8)")
+    assert lines[-1] == "  0.1% (0.1%) say a word of meaning twice, 0.2% (0.2%) are unfinished"
     assert max(map(len, lines)) <= 120
 
 
 def test_a_comparison_says_with_what_and_how_sure() -> None:
     difference = {"difference": 0.0123, "low": -0.001, "high": 0.02, "p": 0.031}
     comparison = {"against": "other\x1b[2J", "num_photos": 7, "differences": {"standard": {"rouge_l": difference}}}
+    comparison["gaps"] = {"meteor": "java not found"}
     lines = evaluation_text(EvaluateResult(**OLD, comparison=comparison)).splitlines()[4:]
     assert lines[0] == "against other\\x1b[2J, on the 7 photos that both have:"
-    assert [line.split()[-2] for line in lines[2:]] == ["+0.012", "-0.001", "+0.020", "0.031"]
+    assert [line.split()[-2] for line in lines[2:-1]] == ["+0.012", "-0.001", "+0.020", "0.031"]
     assert [line[:30].strip() for line in lines[1:]] == [
         "protocol  difference",
         "standard  model - other",
         "95% from",
         "to",
         "p",
+        "METEOR: none, java not found",
     ]

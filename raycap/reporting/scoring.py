@@ -17,6 +17,7 @@ _DIVERSITY: Final = {
     "distinct_2": "different pairs of words, of all pairs",
     "seen_in_training": "captions seen word for word in training, share",
     "repeats_a_word": "captions that say a word of meaning twice, share",
+    "unfinished": "captions that are empty or whose last word wants another, share",
     "mean_length": "words a caption",
     "vocabulary_used": "different words",
     "vocabulary_share": "of the vocabulary, share",
