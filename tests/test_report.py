@@ -235,6 +235,16 @@ def test_a_damaged_history_costs_the_curves_alone(run_folder: Path, tmp_path: Pa
     assert "plot-loss" not in read(result).split("<script")[0].split("</style>")[1]
 
 
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_it_says_which_split_was_scored(run_folder: Path, tmp_path: Path, split: str) -> None:
+    shutil.copytree(run_folder, tmp_path / "run")
+    scores = tmp_path / "run/scores/scores.json"
+    scores.write_text(json.dumps(json.loads(scores.read_text()) | {"split": split}))
+    page = read(report(ReportConfig(runs=(str(tmp_path / "run"),))))
+    assert f"<b>60</b> {split} photos" in page
+    assert f"this run scored its {split} split" in page
+
+
 def test_two_runs_side_by_side(run_folder: Path, tmp_path: Path) -> None:
     rows = make_rows(run_folder / "photos", 61, drawn=False)[1:]
     for row in rows:

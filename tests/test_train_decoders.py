@@ -57,14 +57,14 @@ def small(prepared: Path, regions: Path, out: Path, **options: Any) -> TrainConf
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("decoder", ["attention", "transformer"])
+@pytest.mark.parametrize(("decoder", "select_by"), [("attention", "cider_d"), ("transformer", "bleu_4")])
 def test_the_epoch_whose_captions_are_best_is_kept(
-    ray_cluster: None, prepared: Path, regions: Path, tmp_path: Path, decoder: str
+    ray_cluster: None, prepared: Path, regions: Path, tmp_path: Path, decoder: str, select_by: str
 ) -> None:
-    result = train(small(prepared, regions, tmp_path / "model", model=MODELS[decoder]))
+    result = train(small(prepared, regions, tmp_path / "model", model=MODELS[decoder], select_by=select_by))
     assert [entry["objective"] for entry in result.history] == ["likelihood"] * 14 + ["cider_d"] * 2
     assert result.history == read_json(str(tmp_path / "model/history.json"))["history"]
-    best = max(result.history, key=lambda entry: entry["cider_d"])
+    best = max(result.history, key=lambda entry: entry[select_by])
     assert result.best_epoch == best["epoch"]
     assert best["cider_d"] > 0.1
     assert all(np.isfinite(entry["train_cider_d"]) for entry in result.history[14:])

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from raycap.cli import main
-from raycap.config import DecodingConfig, EvaluateConfig, TrainConfig
+from raycap.config import DecodingConfig, EvaluateConfig, ModelConfig, TrainConfig
 from raycap.config_file import read, template
 from raycap.demo import demo
 from raycap.errors import InputError, StaleError
@@ -110,8 +110,6 @@ def test_features_that_came_later_make_a_model_stale(
 
 
 def _model(record: dict[str, Any]) -> Any:
-    from raycap.config import ModelConfig
-
     return ModelConfig(**record["config"]["model"])
 
 
@@ -228,6 +226,24 @@ def test_a_preset_is_options_that_others_go_before(
     built = build(RunConfig, made)
     assert built.preset == name
     assert built.train.model.units == 64
+
+
+def test_the_default_is_the_tutorials_model() -> None:
+    """What another default would change without a word; sizes are counted in test_model."""
+    assert PRESETS["tutorial"] == {}
+    made = build(RunConfig, {("prepare", "captions"): ("c",), ("prepare", "photos"): "p"})
+    assert made.preset == "tutorial"
+    prepare = (made.prepare.keep_one_letter_words, made.prepare.min_word_count)
+    assert prepare == (False, 1)
+    extract = made.extract
+    assert (extract.encoder, extract.spatial, extract.num_views, extract.dtype) == ("vgg16", False, 1, "float32")
+    assert made.tuning.finetune_epochs == 0
+    assert made.train.model == ModelConfig(
+        decoder="merge", units=256, embedding_dim=256, dropout=0.5, merge="add", normalization="none"
+    )
+    plain = {"learning_rate": 1e-3, "schedule": "constant", "label_smoothing": 0.0, "weight_average": 0.0}
+    plain |= {"cider_epochs": 0, "num_members": 1, "select_by": "dev_loss", "epochs": 20, "patience": 3}
+    assert {name: getattr(made.train, name) for name in plain} == plain
 
 
 def test_caption_and_serve_search_as_a_preset_does(monkeypatch: pytest.MonkeyPatch) -> None:
