@@ -150,7 +150,7 @@ class Capacity:
         if not enough():
             raise InputError(
                 f"the cluster has {sum(now.cpus):g} CPUs and {now.gpus:g} GPUs; "
-                + (f"give --num-gpus {now.gpus:g} or less, or add nodes" if sum(now.cpus) else "add nodes")
+                + ("ask for fewer GPUs (--num-gpus, --use-gpu), or add nodes" if sum(now.cpus) else "add nodes")
             )
         return now
 

@@ -141,6 +141,24 @@ def test_every_stage_on_an_object_store(store: Environment, photo_folder: Path, 
     assert written("prepared", "scores") == before
 
 
+def test_an_encoder_is_fine_tuned_into_an_object_store_and_used_from_there(
+    store: Environment, prepared: Path, untrained_file: Path
+) -> None:
+    with bucket().open_output_stream("raycap/untrained.keras") as stream:
+        stream.write(untrained_file.read_bytes())
+    command = ["finetune", "--prepared", str(prepared), "--encoder", "s3://raycap/untrained.keras", "--json"]
+    command += ["--finetune-epochs", "2", "--finetune-batch-size", "8", "--out", "s3://raycap/tuned?region=us-east-1"]
+    result = json.loads(raycap(store, *command))
+    assert result["encoder"] == "s3://raycap/tuned/untrained-finetuned.keras?region=us-east-1"
+    assert names("tuned")[-3:] == ["tuned/history.json", "tuned/run.json", "tuned/untrained-finetuned.keras"]
+    before = written("tuned")
+    assert json.loads(raycap(store, *command)) == result
+    assert written("tuned") == before
+    extract = ("extract", "--manifest", str(prepared / "photos.parquet"), "--encoder", result["encoder"])
+    raycap(store, *extract, "--out", "s3://raycap/tuned-features")
+    assert len(rows_of("tuned-features/features", "feature")) == 48
+
+
 @pytest.mark.parametrize("error", [OSError("the disk of the spool is gone"), KeyboardInterrupt()])
 def test_an_upload_that_fails_shows_nothing(
     error: BaseException, store: Environment, monkeypatch: pytest.MonkeyPatch
