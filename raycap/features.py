@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from raycap.encoder_card import EncoderCard
 from raycap.errors import FormatError, InputError
-from raycap.locations import join
+from raycap.locations import file_name, join, parent
 from raycap.parquet import list_tables, read_schema, read_table
+from raycap.runs import read_run, short_hash
 from raycap.schema import CARD_KEY, feature_columns, feature_type
 from raycap.storage import exists
 
@@ -104,6 +105,12 @@ class FeatureSet:
         for name, card in zip(shards, cards, strict=True):
             cards[0].require_same(card, mine=shards[0], others=name)
         return cls(folder, shards, cards[0], min(views))
+
+    def made_hash(self) -> str:
+        """Return a short hash, another one where features were deleted and made anew, or are of another kind."""
+        whole = file_name(self.folder) == FOLDER
+        record = read_run(parent(self.folder)) if whole else None
+        return short_hash([(record or {}).get("id"), self.card.to_fields()])
 
     def read_shard(self, name: str, *, wanted: Collection[str] | None = None, view: int = 0) -> FeatureShard:
         """Return the features of one shard, in its order.

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import secrets
 import socket
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -64,6 +65,7 @@ class Run:
         identity: the part of the configuration that decides what the output holds; an output made under another
             identity is never added to.
         result: what came of it; None until it is finished.
+        id: random, and stays when the run is resumed: another one says that all that follows from it is stale.
     """
 
     out: str
@@ -72,6 +74,7 @@ class Run:
     identity: Mapping[str, Any]
     started_at: str = dataclasses.field(default_factory=_now)
     result: Mapping[str, Any] | None = None
+    id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(6))
 
     @classmethod
     def open(
@@ -119,7 +122,7 @@ class Run:
         if changed:
             said = "; ".join(_change(name, was.get(name), identity.get(name)) for name in changed)
             raise StaleError(f"{out} was made with other options ({said})", "give another --out, or the old options")
-        run.result = earlier["result"]
+        run.result, run.id = earlier["result"], earlier.get("id", run.id)
         return run
 
     def save(self, result: Mapping[str, Any] | None = None) -> None:
@@ -128,6 +131,7 @@ class Run:
         record = {
             "format_version": FORMAT_VERSION,
             "stage": self.stage,
+            "id": self.id,
             "config": self.config,
             "identity": self.identity,
             "versions": versions(),

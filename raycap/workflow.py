@@ -91,7 +91,7 @@ def run(config: RunConfig) -> RunResult:
         seconds=seconds,
         up_to_date=[stage.name for stage in stages if stage.name not in seconds],
         evaluation=results["evaluate"],
-        report=_report(config.out, has_news=bool(seconds)) if config.report else None,
+        report=_report(config.out, has_news=bool(seconds or config.evaluate.against)) if config.report else None,
     )
 
 

@@ -336,6 +336,18 @@ def test_another_encoder_is_refused(features: Path, prepared: Path, encoder_file
         extract(ExtractConfig(manifest=manifest, out=str(out), encoder=str(other)))
 
 
+def test_photos_of_another_folder_are_others_whatever_their_names(
+    features: Path, prepared: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    photos = pq.read_table(prepared / "photos.parquet")
+    here = str(Path(photos["uri"][0].as_py()).parent)
+    moved = pa.array([uri.replace(here, "/other/photos") for uri in photos["uri"].to_pylist()], pa.string())
+    place = photos.column_names.index("uri")
+    pq.write_table(photos.set_column(place, photos.schema.field("uri"), moved), tmp_path / "photos.parquet")
+    with pytest.raises(StaleError, match=f"photos_folder was '{here}', now '/other/photos'"):
+        extract(ExtractConfig(manifest=str(tmp_path / "photos.parquet"), out=str(features), encoder=str(encoder_file)))
+
+
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [

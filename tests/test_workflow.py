@@ -91,7 +91,7 @@ def test_features_that_came_later_make_a_model_stale(
     shutil.copytree(model, out)
     wanted = TrainConfig(**{**record["config"], "out": str(out), "model": _model(record)})
     assert train(wanted).best_epoch == record["result"]["best_epoch"]  # it is whole, and nothing is done
-    for name in ("captions_hash", "photos_hash"):
+    for name in ("captions_hash", "photos_hash", "features_hash"):
         (out / "run.json").write_text(json.dumps({**record, "identity": {**record["identity"], name: "another"}}))
         with pytest.raises(StaleError, match=f"its {name.removesuffix('_hash')} changed"):
             train(wanted)
@@ -103,7 +103,7 @@ def test_features_that_came_later_make_a_model_stale(
     options = EvaluateConfig(model=str(model), prepared=str(prepared), features=str(features), out=str(scores))
     evaluate(options)
     made = json.loads((scores / "run.json").read_text())
-    for name in ("captions_hash", "photos_hash", "model_hash"):
+    for name in ("captions_hash", "photos_hash", "features_hash", "model_hash"):
         (scores / "run.json").write_text(json.dumps({**made, "identity": {**made["identity"], name: "another"}}))
         with pytest.raises(StaleError, match=f"its {name.removesuffix('_hash')} changed"):
             evaluate(options)

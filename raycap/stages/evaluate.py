@@ -79,6 +79,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     card.encoder.require_same(features.card, mine=f"the model in {bundle}", others=f"the features in {config.features}")
     inputs = {
         "model_hash": short_hash(card.to_fields()),
+        "features_hash": features.made_hash(),
         "captions_hash": prepared.captions_hash(config.split, "train"),  # train's for the constant caption
         "photos_hash": short_hash(sorted(prepared.image_ids(config.split).intersection(features.image_ids()))),
     }

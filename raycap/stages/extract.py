@@ -1,6 +1,8 @@
 """The extract stage: photos to features, with a Ray Data job. Knows nothing of captions or models trained on them."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
+from urllib.parse import quote
 
 import pyarrow as pa
 
@@ -10,7 +12,7 @@ from raycap.encoder_choice import encoder_hash, with_absolute_encoder
 from raycap.errors import FormatError, InputError, TooManyFailuresError
 from raycap.features import FOLDER, FeatureSet
 from raycap.input_sizes import input_size
-from raycap.locations import with_absolute
+from raycap.locations import split_query, with_absolute
 from raycap.operators import DecodePhotos, EncodePhotos, LoadEncoder, WriteShards
 from raycap.parquet import read_table
 from raycap.pipeline import ModelStep, Step, plan_shards, run_shards
@@ -50,8 +52,8 @@ def extract(config: ExtractConfig) -> ExtractResult:
     Raises:
         InputError: if there is no manifest, no such encoder, or a node does not see the output.
         WeightsError: if the encoder's weights cannot be had.
-        ConflictError: if the output was made with another encoder, or with another file in its place, or another run
-            is writing it.
+        ConflictError: if the output was made with another encoder, or with another file in its place, or of photos
+            of another folder, or another run is writing it.
         TooManyFailuresError: if every photo failed, or more than the configuration allows.
     """
     config = with_absolute_encoder(with_absolute(config, "manifest", "out"))
@@ -62,7 +64,7 @@ def extract(config: ExtractConfig) -> ExtractResult:
 
 
 def _extract(config: ExtractConfig, photos: pa.Table, size: tuple[int, int]) -> ExtractResult:
-    inputs = {"encoder_hash": encoder_hash(config)}
+    inputs = {"encoder_hash": encoder_hash(config), "photos_folder": _photos_folder(photos)}
     run = Run.open(config.out, "extract", config, ignore=("manifest", "workers", "limits"), inputs=inputs)
     output = ShardedOutput(out=config.out, folder=FOLDER, stage="extract")
     pending = output.pending(photos, retry_failed=config.workers.retry_failed)
@@ -79,6 +81,21 @@ def _extract(config: ExtractConfig, photos: pa.Table, size: tuple[int, int]) -> 
     if counts.failed and not counts.done:
         raise TooManyFailuresError.of_all(counts.failed, f"; {output.failures} says why")
     return result
+
+
+def _photos_folder(photos: pa.Table) -> str:
+    """Return the folder that most photos lie in, by their image_ids, which are paths inside it; empty if none is.
+
+    Another folder may have photos of the same names, which are others.
+    """
+    folders: Counter[str] = Counter()
+    for name, uri in zip(photos["image_id"].to_pylist(), photos["uri"].to_pylist(), strict=True):
+        path = split_query(uri)[0]
+        for end in ("/" + name, "/" + quote(name)):
+            if path.endswith(end):
+                folders[path.removesuffix(end)] += 1
+                break
+    return max(folders, key=folders.__getitem__, default="")
 
 
 def read_manifest(location: str) -> pa.Table:

@@ -73,6 +73,7 @@ def train(config: TrainConfig) -> TrainResult:
         "tokenizer_hash": short_hash(prepared.tokenizer.to_json()),
         "encoder_hash": features.card.weights_hash,
         "num_views": features.num_views,
+        "features_hash": features.made_hash(),
         "captions_hash": prepared.captions_hash("train", "dev"),
         "photos_hash": short_hash(sorted(present.intersection(prepared.image_ids("train", "dev")))),
     }
@@ -81,6 +82,7 @@ def train(config: TrainConfig) -> TrainResult:
     with sole_writer(config.out):
         run = Run.open(config.out, "train", config, ignore=elsewhere, inputs=inputs)
         if run.result is not None:
+            delete_folder(join(config.out, CHECKPOINTS_FOLDER))  # where a kill came between the record and this
             return TrainResult(**run.result)
         run.save()
         connect()
@@ -118,7 +120,7 @@ def _fit_members(config: TrainConfig) -> None:
         say(f"model {number} of {config.num_members}")
         out = member_folder(config, number)
         alone = replace(config, num_members=1, keep_neighbors=False, fit_matching=False)
-        train(replace(alone, seed=config.seed + number - 1, out=out))
+        train(replace(alone, seed=config.seed * config.num_members + number - 1, out=out))
     placement = _place(config)
     with own_errors():
         combine = ray.remote(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus)(combine_members)
@@ -127,15 +129,16 @@ def _fit_members(config: TrainConfig) -> None:
 
 def _place(config: TrainConfig) -> Placement:
     """Return where the workers go: by default they share all cores."""
-    now = Capacity.with_at_least(num_gpus=config.num_workers if config.use_gpu else 0)
-    cpus = sum(now.cpus)
-    threads = config.cpus_per_worker or max(1, int(min(cpus / config.num_workers, max(now.cpus))))
+    num_workers = config.num_workers
+    now = Capacity.with_at_least(num_gpus=num_workers if config.use_gpu else 0)
+    share = sum(now.cpus) / num_workers
+    if config.use_gpu:
+        return Placement(num_workers=num_workers, fixed=True, num_gpus=1.0, num_cpus=min(1.0, share), num_threads=None)
+    fitting = [each for each in range(1, int(max(now.cpus)) + 1) if now.workers_of(each) >= num_workers]
+    largest = fitting[-1] if fitting else share
+    threads = config.cpus_per_worker or max(1, int(largest))
     return Placement(
-        num_workers=config.num_workers,
-        fixed=True,
-        num_gpus=float(config.use_gpu),
-        num_cpus=min(threads, cpus / config.num_workers),
-        num_threads=None if config.use_gpu else threads,
+        num_workers=num_workers, fixed=True, num_gpus=0.0, num_cpus=min(threads, largest), num_threads=threads
     )
 
 
