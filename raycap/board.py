@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _POLL_EVERY_S: Final = 0.5
 
@@ -42,7 +43,8 @@ def watched_board(show: Callable[[Any], None]) -> Iterator[Any]:
     Args:
         show: called in a thread of its own with each new state.
     """
-    board = ray.remote(num_cpus=0)(Board).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)  # as long as the driver
+    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
     stop = threading.Event()
 
     def poll() -> None:
@@ -52,7 +54,9 @@ def watched_board(show: Callable[[Any], None]) -> Iterator[Any]:
             finished = stop.wait(_POLL_EVERY_S)
             try:
                 state = ray.get(board.get.remote(), timeout=10)
-            except ray.exceptions.RayError:  # the board went with its node: training goes on unseen
+            except ray.exceptions.GetTimeoutError:
+                continue
+            except ray.exceptions.RayError:  # the board's process died: training goes on unseen
                 return
             if state is not None and state != shown:
                 show(state)

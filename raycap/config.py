@@ -1,7 +1,8 @@
 """Every option of every stage: its name, type, default and help, in frozen dataclasses. Knows nothing else."""
 
+import math
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from raycap.errors import InputError
 from raycap.options import Positional
@@ -11,6 +12,8 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 Preset = Literal["tutorial", "paper", "best"]
 """Name of one of `presets.PRESETS`."""
+
+_MOST_PIXELS: Final = 178_956_970  # of a photo, twice of what Pillow warns
 
 
 def require(met: bool, message: str) -> None:
@@ -79,7 +82,10 @@ class WorkersConfig:
         for name in ("num_workers", "cpus_per_worker", "batch_size", "shard_size"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"--{name.replace('_', '-')} is {value}; give 1 or more")
-        require(self.num_gpus is None or self.num_gpus >= 0, f"--num-gpus is {self.num_gpus}; give 0 or more")
+        require(
+            self.num_gpus is None or 0 <= self.num_gpus <= 1,
+            f"--num-gpus is {self.num_gpus}; give 0 to 1, as a worker uses one GPU; --num-workers is how many",
+        )
         require(0 <= self.max_failure_rate <= 1, f"--max-failure-rate is {self.max_failure_rate:g}; give 0 to 1")
 
 
@@ -87,7 +93,7 @@ class WorkersConfig:
 class LimitsConfig:
     """What one photo may cost; beyond that it fails, and the others go on."""
 
-    max_pixels: int = 178_956_970
+    max_pixels: int = _MOST_PIXELS
     """Photos with more pixels fail before they are decoded."""
     max_bytes: int = 2**30
     """Photos whose files are larger fail."""
@@ -95,9 +101,14 @@ class LimitsConfig:
     """Seconds that reading a photo, and then decoding it, may each take."""
 
     def __post_init__(self) -> None:
+        require(self.max_bytes <= 2**31, f"--max-bytes is {self.max_bytes}; give {2**31} or less")
         for name in ("max_pixels", "max_bytes", "photo_timeout_s"):
             value = getattr(self, name)
             require(value > 0, f"--{name.replace('_', '-')} is {value:g}; give more than 0")
+        require(
+            self.max_pixels <= _MOST_PIXELS,
+            f"--max-pixels is {self.max_pixels}; Pillow reads {_MOST_PIXELS} at most: make such photos smaller first",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +169,8 @@ class TuningConfig:
     def __post_init__(self) -> None:
         require(self.finetune_epochs >= 0, f"--finetune-epochs is {self.finetune_epochs}; give 0 or more")
         require(0 < self.finetune_share <= 1, f"--finetune-share is {self.finetune_share:g}; give more than 0, to 1")
+        rate = self.finetune_learning_rate
+        require(0 < rate < math.inf, f"--finetune-learning-rate is {rate:g}; give more than 0")
         for name in ("finetune_words", "finetune_batch_size"):
             value = getattr(self, name)
             require(value >= 1, f"--{name.replace('_', '-')} is {value}; give 1 or more")
@@ -197,6 +210,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         require(self.tuning.finetune_epochs >= 1, "--finetune-epochs is 0; give 1 or more")
+        require(self.seed >= 0, f"--seed is {self.seed}; give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,9 +236,10 @@ class ModelConfig:
     """What is done to features first; `standardize` uses mean and deviation over train, kept in the model."""
 
     def __post_init__(self) -> None:
-        for name in ("num_heads", "num_layers"):
+        for name in ("units", "embedding_dim", "num_heads", "num_layers"):
             value = getattr(self, name)
             require(value >= 1, f"--{name.replace('_', '-')} is {value}; give 1 or more")
+        require(0 <= self.dropout < 1, f"--dropout is {self.dropout:g}; give 0 to below 1")
         require(
             not self.needs_regions or self.units % self.num_heads == 0,
             f"--units is {self.units}, which {self.num_heads} heads cannot share; see --num-heads",
@@ -302,7 +317,17 @@ class TrainConfig:
     """Times that training goes on from the last epoch after a worker dies."""
 
     def __post_init__(self) -> None:
-        require(self.num_members >= 1, f"--num-members is {self.num_members}; give 1 or more")
+        for name in ("epochs", "patience", "global_batch_size", "num_members", "shuffle_window", "num_workers"):
+            value = getattr(self, name)
+            require(value >= 1, f"--{name.replace('_', '-')} is {value}; give 1 or more")
+        for name in ("warmup_steps", "cider_epochs", "max_restarts", "seed"):
+            value = getattr(self, name)
+            require(value >= 0, f"--{name.replace('_', '-')} is {value}; give 0 or more")
+        for name in ("learning_rate", "cider_learning_rate"):
+            value = getattr(self, name)
+            require(0 < value < math.inf, f"--{name.replace('_', '-')} is {value:g}; give more than 0")
+        require(self.cpus_per_worker is None or self.cpus_per_worker >= 1, "--cpus-per-worker: give 1 or more")
+        require(0 <= self.label_smoothing < 1, f"--label-smoothing is {self.label_smoothing:g}; give 0 to below 1")
         require(0 <= self.weight_average < 1, f"--weight-average is {self.weight_average:g}; give 0 to below 1")
         require(self.cider_captions >= 2, f"--cider-captions is {self.cider_captions}; give 2 or more to compare")
         require(
@@ -375,6 +400,7 @@ class DecodingConfig:
         require(1e-6 <= self.temperature <= 1e6, f"--temperature is {self.temperature:g}; give 1e-6 to 1e6")
         require(self.top_k >= 0, f"--top-k is {self.top_k}; give 0 or more")
         require(0 < self.top_p <= 1, f"--top-p is {self.top_p:g}; give more than 0, and 1 at most")
+        require(self.sample_seed >= 0, f"--sample-seed is {self.sample_seed}; give 0 or more")
         require(self.num_captions >= 1, f"--num-captions is {self.num_captions}; give 1 or more")
         require(
             self.sample or self.num_captions <= self.beam_width,

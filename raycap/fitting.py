@@ -19,6 +19,7 @@ from raycap.decoders.normalization import Moments
 from raycap.decoders.steps import Steps
 from raycap.decoding import Hypothesis, search
 from raycap.dev_loss import DevLoss, Loss, batch_signature
+from raycap.errors import RaycapError
 from raycap.losses import negative_log_likelihood, uniform_penalty
 from raycap.schedules import cosine
 from raycap.schema import PAD_ID
@@ -31,6 +32,7 @@ _BEST_WEIGHTS = "best.weights.h5"
 _OPTIMIZER = "optimizer.npz"
 _AVERAGE = "average.npz"
 _PROGRESS = "progress.json"
+_RANKS_APART = 1_000_003  # between the seeds of two workers' dropout
 _LEAST_LEARNING_RATE = 0.05  # of the highest, at the end of the cosine
 
 
@@ -49,6 +51,7 @@ class Fitter:
         moments: Moments | None = None,
         strategy: Any = None,
         steps_an_epoch: int = 0,
+        rank: int = 0,
     ) -> None:
         """Build and compile.
 
@@ -59,10 +62,12 @@ class Fitter:
             moments: mean and variance of the training features, for `standardize`.
             strategy: a `tf.distribute` strategy, where several workers train together.
             steps_an_epoch: for a learning rate that changes.
+            rank: of this worker, whose dropout is its own.
         """
         keras.utils.set_random_seed(config.seed)
         self._config = config
         self._strategy = strategy
+        self._rank = rank
         self.model = build_model(config.model, vocab_size=vocab_size, feature_shape=feature_shape, moments=moments)
         self._optimizer = self._make_optimizer(_learning_rate(config, steps_an_epoch))
         self._forcing = decoder_of(self.model).forcing(self.model)
@@ -179,6 +184,8 @@ class Fitter:
         rewards: list[float] = []
         for batch in batches:
             found = self._search(batch.features, tokenizer, beam_width=self._config.cider_captions)
+            if not all(found):
+                raise RaycapError("the model's probabilities are no longer numbers; lower --cider-learning-rate")
             own = compare(found, batch, reward, tokenizer)
             self._take(batch.features, own.photos, own.tokens, own.targets, own.advantages, batch.num_targets)
             rewards.append(own.mean)
@@ -286,7 +293,8 @@ class Fitter:
         for number, layer in enumerate(self.model.layers):
             generator = getattr(layer, "seed_generator", None)
             if generator is not None:
-                generator.state.assign(np.array([self._config.seed + number, epoch << 20], generator.state.dtype))
+                seed = (self._config.seed + number + self._rank * _RANKS_APART) % 2**32
+                generator.state.assign(np.array([seed, epoch << 20], generator.state.dtype))
 
 
 def _learning_rate(config: TrainConfig, steps_an_epoch: int) -> Any:

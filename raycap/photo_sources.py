@@ -90,7 +90,7 @@ def _source(location: str, config: PhotosConfig) -> Iterable[Found]:
         return _folder(location, config)
     if exists(location) or os.path.islink(location):
         return _file(location, config)
-    if _MAGIC.intersection(location):
+    if _MAGIC.intersection(split_query(location)[0]):
         return _glob(location, config)
     raise InputError(f"there is no photo or folder at {as_utf8(location)}")
 

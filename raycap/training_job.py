@@ -83,7 +83,9 @@ def run_training(
             for controller in controllers:  # nothing happens where it is done
                 with suppress(ray.exceptions.RayActorError):
                     ray.get(controller.abort.remote())
-        own = ray.get(board.error.remote())
+        own = None
+        with suppress(ray.exceptions.RayActorError):  # of what it knew, nothing is left
+            own = ray.get(board.error.remote())
         if own is not None:
             raise own
 

@@ -447,6 +447,7 @@ def test_ids_are_whole_uris_where_names_would_be_two_photos(tmp_path):
     ("locations", "message"),
     [
         (["absent.jpg"], "no photo or folder at .*/absent.jpg"),
+        (["file:///absent/a.jpg?region=x"], r"no photo or folder at file:///absent/a.jpg\?region=x"),
         (["file:///absent/a.jpg"], "no photo or folder at file:///absent/a.jpg"),
         (["absent/*.jpg"], r"no file matches .*/absent/\*.jpg"),
         (["empty/*"], "no file matches"),

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raycap.cluster import Capacity
 from raycap.config import CaptionConfig, ModelConfig, TrainConfig
 from raycap.errors import ConflictError, InputError, RaycapError
 from raycap.model import Bundle
 from raycap.runs import read_run
+from raycap.stages import train as stage
 from raycap.stages.caption import caption
 from raycap.stages.train import train
 from raycap.storage import read_json
@@ -190,11 +192,80 @@ def test_wrong_inputs(prepared: Path, features: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("select_by", ["dev_loss", "cider_d"])
 def test_a_loss_that_is_no_number_is_an_error(
-    ray_cluster: None, prepared: Path, features: Path, tmp_path: Path
+    ray_cluster: None, prepared: Path, features: Path, tmp_path: Path, select_by: str
 ) -> None:
     with pytest.raises(RaycapError, match="lower --learning-rate"):
-        train(small(prepared, features, tmp_path / "out", learning_rate=float("1e38")))
+        train(small(prepared, features, tmp_path / "out", learning_rate=float("1e38"), select_by=select_by))
+    assert not (tmp_path / "out/bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("cpus", "options", "expected"),
+    [
+        ((2, 8), {"num_workers": 2}, (4, 4)),
+        ((4, 8), {"num_workers": 2}, (4, 4)),
+        ((8, 16), {"num_workers": 2}, (8, 8)),
+        ((2,), {"num_workers": 1}, (2, 2)),
+        ((2,), {"num_workers": 2}, (1, 1)),
+        ((2,), {"num_workers": 4}, (0.5, 1)),
+        ((2,), {"num_workers": 1, "cpus_per_worker": 8}, (2, 8)),
+        ((8, 16), {"num_workers": 1, "use_gpu": True}, (1, None)),
+        ((8, 16), {"num_workers": 2, "use_gpu": True}, (1, None)),
+    ],
+)
+def test_workers_fit_on_the_nodes_that_there_are(
+    cpus: tuple[float, ...], options: dict[str, Any], expected: tuple[float, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Capacity, "with_at_least", lambda num_gpus: Capacity(cpus, num_gpus))
+    placement = stage._place(TrainConfig(prepared="p", features="f", out="o", **options))
+    assert (placement.num_cpus, placement.num_threads) == expected
+    assert sum(int(each / placement.num_cpus) for each in cpus) >= placement.num_workers
+    assert placement.num_gpus == float(options.get("use_gpu", False))
+
+
+def test_no_member_of_one_seed_is_a_member_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def take(config: TrainConfig) -> None:
+        seeds.append(config.seed)
+        if not len(seeds) % 3:
+            raise InputError("enough")
+
+    monkeypatch.setattr(stage, "train", take)
+    for seed in range(3):
+        with pytest.raises(InputError, match="enough"):
+            stage._fit_members(TrainConfig(prepared="p", features="f", out="o", num_members=3, seed=seed))
+    assert seeds == list(range(9))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("epochs", 0),
+        ("patience", 0),
+        ("global_batch_size", 0),
+        ("shuffle_window", 0),
+        ("num_workers", 0),
+        ("cpus_per_worker", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("label_smoothing", 2.0),
+        ("warmup_steps", -1),
+        ("seed", -1),
+    ],
+)
+def test_what_trains_nothing_is_refused(option: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"--{option.replace('_', '-')}"):
+        TrainConfig(prepared="p", features="f", out="o", **{option: value})
+
+
+@pytest.mark.parametrize(("option", "value"), [("units", 0), ("embedding_dim", 0), ("dropout", 1.0), ("dropout", -0.1)])
+def test_a_model_that_cannot_be_built_is_refused(option: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"--{option.replace('_', '-')}"):
+        ModelConfig(**{option: value})
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 Runs inside Ray Train's processes; knows nothing of how they are started.
 """
 
+import itertools
 import math
 import resource
 import sys
@@ -68,13 +69,14 @@ def run_worker(options: dict[str, Any]) -> None:
         moments=data.moments(),
         strategy=strategy,
         steps_an_epoch=data.steps_an_epoch,
+        rank=rank,
     )
     with tempfile.TemporaryDirectory() as folder:
         worker = _Worker(config, data, fitter, Path(folder), options["board"] if rank == 0 else None)
         worker.resume()
         while worker.goes_on():
             worker.run_epoch()
-        if rank == 0:
+        if rank == 0 and worker.is_sound:
             worker.finish()
 
 
@@ -196,10 +198,15 @@ class _Worker:
         self._fitter.load_state(self._checkpoint)
 
     @property
+    def is_sound(self) -> bool:
+        """Whether the loss is a number still; otherwise there is nothing to go on with, or to write."""
+        return not self._history or math.isfinite(self._history[-1]["dev_loss"])
+
+    @property
     def _objective(self) -> str | None:
         """What the next epoch is for; None if there is none."""
         done = [entry["objective"] for entry in self._history]
-        if self._history and not math.isfinite(self._history[-1]["dev_loss"]):
+        if not self.is_sound:
             return None
         num_likelihood, num_cider = done.count(_LIKELIHOOD), done.count(_CIDER)
         impatient = self._history and len(done) - self._best["epoch"] >= self._config.patience
@@ -253,7 +260,7 @@ class _Worker:
             "input_wait_s": batches.waited_s,
         }
         if self._config.select_by != "dev_loss":
-            entry |= self._dev_scores()
+            entry |= self._dev_scores() if math.isfinite(dev_loss.mean) else dict.fromkeys(("cider_d", "bleu_4"), 0.0)
         self._history.append(entry)
         if entry is self._best:  # every worker goes back to it, where epochs that compare captions follow
             self._fitter.keep_best(self._checkpoint)
@@ -349,12 +356,14 @@ def combine_members(config: TrainConfig, num_threads: int | None) -> None:
     dev_loss = loss(data.dev_batches()).mean
     entries = [{**entry, "member": n} for n, each in enumerate(histories, start=1) for entry in each["history"]]
     history = [{**entry, "epoch": epoch} for epoch, entry in enumerate(entries, start=1)]
+    firsts = itertools.accumulate((len(each["history"]) for each in histories[:-1]), initial=0)
     metrics = {"dev_loss": dev_loss, "members": [bundle.card.metrics for bundle in bundles]}
     card = replace(bundles[0].card, training=asdict(config), metrics=metrics, versions=versions())
     Bundle(model, bundles[0].tokenizer, card, **data.kept()).save(join(config.out, BUNDLE_FOLDER))
     write_text(join(config.out, DIAGRAM_FILE), model_svg(model))
+    kept = [n + each["best_epoch"] for n, each in zip(firsts, histories, strict=True)]
     outcome = {
-        "best_epoch": min(history, key=lambda entry: entry["dev_loss"])["epoch"],
+        "best_epoch": min(kept, key=lambda epoch: history[epoch - 1]["dev_loss"]),
         "best_dev_loss": dev_loss,
         "history": history,
         "peak_memory_bytes": max(_peak_memory_bytes(), *(each["peak_memory_bytes"] for each in histories)),
