@@ -28,8 +28,6 @@ from raycap.schema import PAD_ID
 from raycap.text import ARTICLES, ATTRIBUTES, FUNCTION_WORDS, OPEN_WORDS
 from raycap.views import MIRRORED, view
 
-_PHOTOS_AT_ONCE = 16
-
 
 class GeneratedCaption(NamedTuple):
     """A model's caption of one photo.
@@ -77,6 +75,7 @@ class Captioner:
         encoder_file: str | None = None,
         limits: LimitsConfig | None = None,
         num_threads: int | None = None,
+        batch_size: int = 16,
     ) -> None:
         """Take a bundle that is in memory.
 
@@ -85,10 +84,13 @@ class Captioner:
             encoder_file: where the encoder's saved model or weights file is now, if not where it was at extract.
             limits: what a photo may cost.
             num_threads: that captioning may take; None for one a core.
+            batch_size: photos a model call; halved where memory runs out.
         """
         self.bundle = bundle
         self.decoder = PhotoDecoder.of(bundle.card.encoder, limits or LimitsConfig())
         self._encoder_file = encoder_file
+        self._batch_size = batch_size
+        self._batches = BatchSizer(batch_size)
         self._steps = decoder_of(bundle.model).steps(bundle.model, num_threads=num_threads)
 
     @classmethod
@@ -99,6 +101,7 @@ class Captioner:
         encoder_file: str | None = None,
         limits: LimitsConfig | None = None,
         num_threads: int | None = None,
+        batch_size: int = 16,
     ) -> Self:
         """Load a bundle: its location, or train's `--out`; for the rest see the constructor, for errors `Bundle.load`.
 
@@ -107,7 +110,7 @@ class Captioner:
         configure(num_threads)
         encoder_file = encoder_file and absolute(encoder_file)
         bundle = Bundle.load(absolute(os.fspath(location)))
-        return cls(bundle, encoder_file=encoder_file, limits=limits, num_threads=num_threads)
+        return cls(bundle, encoder_file=encoder_file, limits=limits, num_threads=num_threads, batch_size=batch_size)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -175,7 +178,7 @@ class Captioner:
         names = [name_of(photo) for photo in photos]
         decoded = self.decoder.decode(contents(photos, self.decoder.limits))
         results: list[PhotoCaption | ImageError] = []
-        while images := list(islice(decoded, _PHOTOS_AT_ONCE)):
+        while images := list(islice(decoded, self._batch_size)):
             good: list[NDArray[np.uint8]] = []
             image_ids: list[str | None] = []
             for number, image in enumerate(images, start=len(results)):
@@ -211,7 +214,7 @@ class Captioner:
             features, ids = self.encoder.encode(images), [names[row] for row in rows]
             return self.caption_features(features, decoding, image_ids=ids, mirrored=mirrored)
 
-        for _, found in BatchSizer(_PHOTOS_AT_ONCE).run(speak, np.arange(len(pixels))):
+        for _, found in self._batches.run(speak, np.arange(len(pixels))):
             results += [PhotoCaption(*best, tuple(others)) for best, *others in found]
         return results
 

@@ -58,9 +58,10 @@ class PhotoDecoder:
     def decode(self, contents: Iterable[bytes | Image.Image | ImageError]) -> Iterator[DecodedImage | ImageError]:
         """Yield each photo's pixels, in order, or why there are none; an error in `contents` is passed on."""
         late = partial(too_late, self.limits)
-        return map_ahead(self._decode, contents, ahead=1, limit_s=self.limits.photo_timeout_s, late=late)
+        return map_ahead(self.decode_one, contents, ahead=1, limit_s=self.limits.photo_timeout_s, late=late)
 
-    def _decode(self, content: bytes | Image.Image | ImageError) -> DecodedImage | ImageError:
+    def decode_one(self, content: bytes | Image.Image | ImageError) -> DecodedImage | ImageError:
+        """Return one photo's pixels, or why there are none, however long it takes."""
         if isinstance(content, ImageError):
             return content
         try:
