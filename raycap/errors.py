@@ -104,3 +104,7 @@ class ImageTooLargeError(ImageError):
 
 class ImageTimeoutError(ImageError):
     """The photo was not read, or not decoded, in time."""
+
+
+class ImageFeatureError(ImageError):
+    """The encoder's feature of the photo holds what is no number, or is too large for its type."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from raycap.batching import BatchSizer
 from raycap.config import DecodingConfig
 from raycap.encoder_card import EncoderCard
-from raycap.errors import ImageError, InputError, RaycapError
+from raycap.errors import ImageError, ImageFeatureError, InputError, RaycapError
 from raycap.features import feature_array, to_array
 from raycap.photo_decoder import PhotoDecoder
 from raycap.photo_reader import addresses, read_photos
@@ -124,8 +124,8 @@ class EncodePhotos(_ModelHolder):
     """Compute the feature of each photo.
 
     Reads `image_id`, `image`, `error_type`; adds `feature`, a fixed-size list, or of a spatial encoder one of such
-    lists (zeros where a photo failed), and such a column for each further view; drops `image`. The encoder's card goes
-    into the schema's metadata.
+    lists (zeros where a photo failed), and such a column for each further view; drops `image`. A photo fails here too
+    if its feature holds what is no number. The encoder's card goes into the schema's metadata.
     """
 
     def __init__(
@@ -164,6 +164,7 @@ class EncodePhotos(_ModelHolder):
         image_ids = table["image_id"].to_pylist()
         schema = feature_schema(card.shape, self._dtype, card.to_json().encode(), num_views=self._num_views)
         table = table.drop_columns(["image"])
+        unusable = np.zeros(len(table), bool)
         for number, name in enumerate(feature_columns(self._num_views)):
 
             def encode(rows: NDArray[np.intp], number: int = number) -> NDArray[np.float32]:
@@ -172,9 +173,17 @@ class EncodePhotos(_ModelHolder):
                 return encoded
 
             features = np.zeros((len(table), *card.shape), self._dtype.to_pandas_dtype())
-            for rows, encoded in self._batches.run(encode, good):
-                features[rows] = encoded
+            with np.errstate(over="ignore"):  # what is too large for float16 becomes infinite
+                for rows, encoded in self._batches.run(encode, good):
+                    features[rows] = encoded
+            unusable |= ~np.isfinite(features.reshape(len(table), -1)).all(axis=1)
             table = table.append_column(schema.field(name), feature_array(features, self._dtype))
+        if unusable.any():
+            table = _failed(
+                table,
+                unusable,
+                ImageFeatureError(f"its feature holds what is no number in {np.dtype(self._dtype.to_pandas_dtype())}"),
+            )
         return table.replace_schema_metadata(schema.metadata)
 
 
@@ -326,6 +335,15 @@ class WriteShards:
         if self.then is not None and counts.done:
             self.then(shard_name(table["image_id"].to_pylist()), table.filter(pc.is_null(table["error_type"])))
         return pa.table({"done": [counts.done], "failed": [counts.failed]})
+
+
+def _failed(table: pa.Table, rows: NDArray[np.bool_], error: ImageError) -> pa.Table:
+    """Return a table some of whose photos have an error."""
+    for name, value in (("error_type", type(error).__name__), ("error_message", str(error))):
+        if name in table.column_names:
+            values = pc.if_else(pa.array(rows), value, table[name])
+            table = table.set_column(table.column_names.index(name), name, values)
+    return table
 
 
 def _with_columns(table: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:

@@ -1,6 +1,7 @@
 """What the operators do beyond decoding, encoding and captioning: a model that runs out of memory."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,22 @@ def test_an_encoder_that_runs_out_of_memory_gets_fewer_photos() -> None:
     np.testing.assert_array_equal(features, pixels[:, :2, :2, 0].reshape(50, 4))
     assert memory.calls[:3] == [32, 16, 8]
     assert set(memory.calls[3:]) <= {4, 2}
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("float32", math.nan), ("float32", math.inf), ("float16", 1e5)])
+def test_a_feature_that_is_no_number_is_a_failure(dtype: str, value: float) -> None:
+    def compute(images: Any) -> Any:
+        features = np.asarray(images)[:, :2, :2, 0].reshape(-1, 4).astype(np.float32)
+        features[features[:, 0] == features[:, 0].max(), 2] = value
+        return tf.constant(features)
+
+    table = photos(5).append_column("error_message", pa.nulls(5, pa.string()))
+    encoded = EncodePhotos(lambda: Encoder(CARD, compute), dtype=dtype, batch_size=5)(table)
+    errors = encoded["error_type"].to_pylist()
+    assert sorted(errors, key=str) == ["ImageFeatureError", None, None, None, None]
+    bad = errors.index("ImageFeatureError")
+    assert encoded["error_message"][bad].as_py() == f"its feature holds what is no number in {dtype}"
+    assert np.isfinite(np.delete(to_array(encoded["feature"]), bad, axis=0)).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
