@@ -510,3 +510,8 @@ class CaptionConfig:
         require(self.limit is None or self.limit >= 1, f"--limit is {self.limit}; give 1 or more")
         writes = self.output.sidecars is not None or set(self.output.formats) != {"parquet"}
         require(self.out is not None or not writes, "--formats and --sidecars need --out, where the record is kept")
+        resumes = self.workers.retry_failed or self.output.if_exists != "skip" or self.workers.max_failure_rate < 1
+        require(
+            self.out is not None or not resumes,
+            "--retry-failed, --if-exists and --max-failure-rate need --out, where the record is kept",
+        )

@@ -72,7 +72,8 @@ def say_caption(result: "CaptionResult", config: Any) -> str:
         more = f"; see {config.out}/failures; --retry-failed tries again" if config.out else ""
         lines.append(f"{_failed(result.num_failures, result.reasons)}{more}")
     if result.num_left:
-        lines.append(f"{counted(result.num_left, 'photo')} left; the same command goes on from there")
+        more = "; the same command goes on from there" if config.out else ""
+        lines.append(f"{counted(result.num_left, 'photo')} left{more}")
     if result.sidecars is not None:
         lines.append(f"{counted(result.sidecars.written, '.txt file')} written")
         if result.sidecars.kept:

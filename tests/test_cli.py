@@ -103,6 +103,11 @@ EVALUATE = ["evaluate", "--model", "m", "--prepared", "p", "--features", "f", "-
         (["extract", "--manifest", "gone.parquet", "--out", "o"], "no manifest at"),
         (["caption", "gone.jpg", "--model", "gone"], "there is no model in"),
         (["caption", "a.jpg", "--model", "m", "--formats", "csv"], "need --out"),
+        (
+            ["caption", "a.jpg", "--model", "m", "--retry-failed"],
+            "--retry-failed, --if-exists and --max-failure-rate need",
+        ),
+        (["caption", "a.jpg", "--model", "m", "--if-exists", "fail"], "need --out"),
         (["caption", "a.jpg", "--model", "m", "--num-captions", "4"], "a beam of 3 holds no 4 captions"),
         (["caption", "a.jpg", "--model", "m", "--max-failure-rate", "2"], "--max-failure-rate is 2; give 0 to 1"),
         ([*EVALUATE, "--temperature", "0"], "--temperature is 0"),
