@@ -15,7 +15,7 @@ from typing import Any, Final
 from raycap import errors
 from raycap.cluster import Capacity, connect, is_own
 from raycap.config import DecodingConfig, LimitsConfig
-from raycap.errors import InputError, RaycapError
+from raycap.errors import ConflictError, InputError, RaycapError
 from raycap.locations import with_absolute
 from raycap.model_card import find_bundle, read_card
 from raycap.progress import say
@@ -46,6 +46,7 @@ def serve(config: ServeConfig) -> ServeResult:
     Raises:
         InputError: if there is no such model, the port is taken, Ray Serve is not installed, or the cluster has not
             what is asked for.
+        ConflictError: if the cluster serves a model already.
         RaycapError: if the model cannot be loaded, or the server is gone.
     """
     started = time.monotonic()
@@ -74,6 +75,11 @@ def running(config: ServeConfig) -> Iterator[str]:
         logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
     options = {"host": config.host, "port": config.port, "request_timeout_s": config.request_timeout_s}
     ray_serve.start(http_options=options)
+    if APPLICATION in ray_serve.status().applications:  # which would be replaced, and deleted by whoever ends first
+        raise ConflictError(
+            "this cluster serves a model already; end that raycap serve first, or deploy raycap.serve:build_app under "
+            "a name and a route of its own"
+        )
     try:
         try:
             ray_serve.run(application(config), name=APPLICATION, route_prefix="/")

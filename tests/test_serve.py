@@ -28,7 +28,7 @@ from starlette.requests import Request
 from raycap import serve as module
 from raycap.captioner import Captioner
 from raycap.config import DecodingConfig, LimitsConfig
-from raycap.errors import ImageError, ImageTimeoutError, InputError
+from raycap.errors import ConflictError, ImageError, ImageTimeoutError, InputError
 from raycap.photo_decoder import PhotoDecoder
 from raycap.serve import build_app, running
 from raycap.tool_config import ServeConfig
@@ -415,12 +415,27 @@ def test_without_ray_serve_there_is_a_way_out(model: Path, monkeypatch: pytest.M
         module.serve(config(model))
 
 
-@pytest.mark.slow
-def test_a_model_that_cannot_be_loaded_ends_with_its_own_error(ray_cluster: None, model: Path, tmp_path: Path) -> None:
-    gone = str(tmp_path / "gone.keras")
-    wanted = config(model, free_port(), encoder_file=gone)
-    with pytest.raises(InputError, match=f"there is no saved model at {gone}"), running(wanted):
+def test_a_second_one_on_a_cluster_is_refused_and_the_first_goes_on(port: int, model: Path) -> None:
+    with pytest.raises(ConflictError, match="serves a model already"), running(config(model, free_port())):
         pass
+    assert ask(port, method="GET", path="/healthz")[0] == 200
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_loaded_ends_with_its_own_error(model: Path, tmp_path: Path) -> None:
+    gone = str(tmp_path / "gone.keras")
+    command = [sys.executable, "-m", "raycap", "serve", "--model", str(model), "--encoder-file", gone]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [*command, "--port", str(free_port())],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"there is no saved model at {gone}" in done.stderr
 
 
 @pytest.mark.slow
