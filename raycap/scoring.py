@@ -76,14 +76,19 @@ def compare_rows(config: EvaluateConfig, mine: Rows, other: Rows) -> dict[str, A
     references = [row["references"] for row in common]
     pairs = ([row["hypothesis"] for row in common], [theirs[row["image_id"]] for row in common])
     corpora = [Corpus.prepare(said, references, protocol) for protocol in PROTOCOLS.values() for said in pairs]
-    measured, gaps = measure(corpora, meteor_timeout_s=config.meteor_timeout_s)
+    measured, gap = measure(corpora, meteor_timeout_s=config.meteor_timeout_s)
     differences = {
         one.protocol.name: {
             name: dataclasses.asdict(each) for name, each in compare(one, another, seed=config.seed).items()
         }
         for one, another in zip(measured[::2], measured[1::2], strict=True)
     }
-    return {"against": config.against, "num_photos": len(common), "differences": differences, "gaps": gaps}
+    return {
+        "against": config.against,
+        "num_photos": len(common),
+        "differences": differences,
+        "gaps": {"meteor": gap} if gap else {},
+    }
 
 
 def _corpora(
