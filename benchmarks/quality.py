@@ -49,7 +49,7 @@ VARIANTS: dict[str, Variant] = {
     "paper, 256 units": Variant((*PAPER, "--units", "256", "--embedding-dim", "256")),
     "paper, label smoothing": Variant((*PAPER, "--label-smoothing", "0.1")),
     "paper, averaged weights": Variant((*PAPER, "--weight-average", "0.999")),
-    "paper, cosine": Variant((*PAPER, "--schedule", "cosine", "--warmup-steps", "200")),
+    "paper, cosine": Variant((*PAPER, "--epochs", "20", "--schedule", "cosine", "--warmup-steps", "200")),
     "paper, encoder of best": Variant(PAPER, is_tuned=True),
     "paper, encoder of best, standardized": Variant((*PAPER, "--normalization", "standardize"), is_tuned=True),
     "alone": Variant(ALONE, (*BEAM, "0.7"), 1),
