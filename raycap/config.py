@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from raycap.errors import InputError
 from raycap.options import Positional
@@ -24,6 +24,18 @@ def require(met: bool, message: str) -> None:
     """
     if not met:
         raise InputError(message)
+
+
+def require_at_least(config: Any, least: int, *names: str) -> None:
+    """Check that some options of a dataclass are not below a number; None, where one may be that, passes.
+
+    Raises:
+        InputError: if one is.
+    """
+    for name in names:
+        value = getattr(config, name)
+        shown = f"{value:g}" if isinstance(value, float) else value
+        require(value is None or value >= least, f"--{name.replace('_', '-')} is {shown}; give {least} or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +91,7 @@ class WorkersConfig:
     """Try the photos of the failures table again."""
 
     def __post_init__(self) -> None:
-        for name in ("num_workers", "cpus_per_worker", "batch_size", "shard_size"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"--{name.replace('_', '-')} is {value}; give 1 or more")
+        require_at_least(self, 1, "num_workers", "cpus_per_worker", "batch_size", "shard_size")
         require(
             self.num_gpus is None or 0 <= self.num_gpus <= 1,
             f"--num-gpus is {self.num_gpus}; give 0 to 1, as a worker uses one GPU; --num-workers is how many",
@@ -147,7 +157,7 @@ class ExtractConfig:
     workers: WorkersConfig = field(default_factory=WorkersConfig)
 
     def __post_init__(self) -> None:
-        require(self.num_views >= 1, f"--num-views is {self.num_views}; give 1 or more")
+        require_at_least(self, 1, "num_views")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,13 +177,11 @@ class TuningConfig:
     """Photos a step."""
 
     def __post_init__(self) -> None:
-        require(self.finetune_epochs >= 0, f"--finetune-epochs is {self.finetune_epochs}; give 0 or more")
+        require_at_least(self, 0, "finetune_epochs")
+        require_at_least(self, 1, "finetune_words", "finetune_batch_size")
         require(0 < self.finetune_share <= 1, f"--finetune-share is {self.finetune_share:g}; give more than 0, to 1")
         rate = self.finetune_learning_rate
         require(0 < rate < math.inf, f"--finetune-learning-rate is {rate:g}; give more than 0")
-        for name in ("finetune_words", "finetune_batch_size"):
-            value = getattr(self, name)
-            require(value >= 1, f"--{name.replace('_', '-')} is {value}; give 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,8 +217,8 @@ class FinetuneConfig:
     """Times that it goes on from the last epoch after its process dies."""
 
     def __post_init__(self) -> None:
-        require(self.tuning.finetune_epochs >= 1, "--finetune-epochs is 0; give 1 or more")
-        require(self.seed >= 0, f"--seed is {self.seed}; give 0 or more")
+        require_at_least(self.tuning, 1, "finetune_epochs")
+        require_at_least(self, 0, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,9 +244,7 @@ class ModelConfig:
     """What is done to features first; `standardize` uses mean and deviation over train, kept in the model."""
 
     def __post_init__(self) -> None:
-        for name in ("units", "embedding_dim", "num_heads", "num_layers"):
-            value = getattr(self, name)
-            require(value >= 1, f"--{name.replace('_', '-')} is {value}; give 1 or more")
+        require_at_least(self, 1, "units", "embedding_dim", "num_heads", "num_layers")
         require(0 <= self.dropout < 1, f"--dropout is {self.dropout:g}; give 0 to below 1")
         require(
             not self.needs_regions or self.units % self.num_heads == 0,
@@ -317,16 +323,12 @@ class TrainConfig:
     """Times that training goes on from the last epoch after a worker dies."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "global_batch_size", "num_members", "shuffle_window", "num_workers"):
-            value = getattr(self, name)
-            require(value >= 1, f"--{name.replace('_', '-')} is {value}; give 1 or more")
-        for name in ("warmup_steps", "cider_epochs", "max_restarts", "seed"):
-            value = getattr(self, name)
-            require(value >= 0, f"--{name.replace('_', '-')} is {value}; give 0 or more")
+        require_at_least(self, 1, "epochs", "patience", "global_batch_size", "num_members", "shuffle_window")
+        require_at_least(self, 1, "num_workers", "cpus_per_worker")
+        require_at_least(self, 0, "warmup_steps", "cider_epochs", "max_restarts", "seed")
         for name in ("learning_rate", "cider_learning_rate"):
             value = getattr(self, name)
             require(0 < value < math.inf, f"--{name.replace('_', '-')} is {value:g}; give more than 0")
-        require(self.cpus_per_worker is None or self.cpus_per_worker >= 1, "--cpus-per-worker: give 1 or more")
         require(0 <= self.label_smoothing < 1, f"--label-smoothing is {self.label_smoothing:g}; give 0 to below 1")
         require(0 <= self.weight_average < 1, f"--weight-average is {self.weight_average:g}; give 0 to below 1")
         require(self.cider_captions >= 2, f"--cider-captions is {self.cider_captions}; give 2 or more to compare")
@@ -380,14 +382,13 @@ class DecodingConfig:
     """What is drawn for a photo depends on this and its image_id, not on the photos beside it."""
 
     def __post_init__(self) -> None:
+        require_at_least(self, 1, "beam_width", "num_captions")
+        require_at_least(self, 0, "no_repeat_ngram", "num_neighbors", "top_k", "sample_seed")
         longest = self.min_length if self.max_length is None else self.max_length
-        require(self.beam_width >= 1, f"--beam-width is {self.beam_width}; give 1 or more")
         require(self.min_length >= 2, f"--min-length is {self.min_length}; start and end are 2 tokens")
         require(longest >= max(3, self.min_length), f"--max-length is {longest}; give 3 and --min-length or more")
-        require(self.no_repeat_ngram >= 0, f"--no-repeat-ngram is {self.no_repeat_ngram}; give 0 or more")
         require(self.consensus >= 0, f"--consensus is {self.consensus:g}; give 0 or more")
         require(not (self.consensus and self.sample), "--consensus compares the captions of a beam; leave out --sample")
-        require(self.num_neighbors >= 0, f"--num-neighbors is {self.num_neighbors}; give 0 or more")
         require(
             not self.num_neighbors or self.consensus > 0,
             "--num-neighbors is for choosing by consensus; give --consensus too, such as 0.3",
@@ -398,10 +399,7 @@ class DecodingConfig:
             "--matching is for choosing by consensus; give --consensus too, such as 0.3",
         )
         require(1e-6 <= self.temperature <= 1e6, f"--temperature is {self.temperature:g}; give 1e-6 to 1e6")
-        require(self.top_k >= 0, f"--top-k is {self.top_k}; give 0 or more")
         require(0 < self.top_p <= 1, f"--top-p is {self.top_p:g}; give more than 0, and 1 at most")
-        require(self.sample_seed >= 0, f"--sample-seed is {self.sample_seed}; give 0 or more")
-        require(self.num_captions >= 1, f"--num-captions is {self.num_captions}; give 1 or more")
         require(
             self.sample or self.num_captions <= self.beam_width,
             f"a beam of {self.beam_width} holds no {self.num_captions} captions; give --beam-width "
@@ -507,7 +505,7 @@ class CaptionConfig:
     workers: WorkersConfig = field(default_factory=WorkersConfig)
 
     def __post_init__(self) -> None:
-        require(self.limit is None or self.limit >= 1, f"--limit is {self.limit}; give 1 or more")
+        require_at_least(self, 1, "limit")
         writes = self.output.sidecars is not None or set(self.output.formats) != {"parquet"}
         require(self.out is not None or not writes, "--formats and --sidecars need --out, where the record is kept")
         resumes = self.workers.retry_failed or self.output.if_exists != "skip" or self.workers.max_failure_rate < 1

@@ -14,6 +14,7 @@ from raycap.config import (
     TrainConfig,
     TuningConfig,
     require,
+    require_at_least,
 )
 from raycap.errors import InputError
 from raycap.options import Positional, Prefixed
@@ -178,7 +179,7 @@ class ReportConfig:
         if len(self.runs) not in {1, 2}:
             raise InputError(f"{len(self.runs)} runs are given; give one to report on, or two to compare")
         for name, least in (("max_thumbnails", 0), ("thumbnail_px", 16), ("max_photos", 1)):
-            _at_least(name, getattr(self, name), least)
+            require_at_least(self, least, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,12 +238,9 @@ class ServeConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("num_replicas", "max_batch_size", "max_ongoing_requests", "max_queued_requests"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("num_gpus", "batch_wait_s"):
-            _at_least(name, getattr(self, name), 0)
-        if self.cpus_per_replica is not None:
-            _at_least("cpus_per_replica", self.cpus_per_replica, 1)
+        require_at_least(self, 1, "num_replicas", "max_batch_size", "max_ongoing_requests", "max_queued_requests")
+        require_at_least(self, 0, "num_gpus", "batch_wait_s")
+        require_at_least(self, 1, "cpus_per_replica")
         if self.max_batch_size > self.max_ongoing_requests:
             raise InputError(
                 f"--max-batch-size is {self.max_batch_size}; a replica works on --max-ongoing-requests "
@@ -252,8 +250,3 @@ class ServeConfig:
             raise InputError(f"--request-timeout-s is {self.request_timeout_s:g}; give more than 0")
         if not 1 <= self.port <= 65535:
             raise InputError(f"--port is {self.port}; give 1 to 65535")
-
-
-def _at_least(name: str, value: float, least: int) -> None:
-    if value < least:
-        raise InputError(f"--{name.replace('_', '-')} is {value:g}; give {least} or more")
