@@ -27,7 +27,7 @@ from raycap.encoder_card import EncoderCard
 from raycap.errors import ImageShapeError, WeightsError
 from raycap.feature_maps import last_map
 from raycap.images import FAST_RESIZE, RESIZE
-from raycap.input_sizes import input_size, is_saved
+from raycap.input_sizes import input_size, is_file, is_saved
 from raycap.locations import file_name
 from raycap.saved_models import checked_copy
 from raycap.storage import exists, read_bytes
@@ -164,7 +164,7 @@ def reload_encoder(card: EncoderCard, *, file: str | None = None) -> Encoder:
         "precision": card.precision,
     }
     weights = file or card.weights
-    if file is None and weights not in {"imagenet", "random"} and not exists(weights):
+    if file is None and is_file(weights) and not exists(weights):
         raise WeightsError(f"the model's encoder is not at {weights} any more; say where it is with --encoder-file")
     if card.preprocessing == _IN_MODEL:
         encoder = load_encoder(weights, **options)
@@ -233,8 +233,7 @@ def _load_application(
     if not is_vgg:
         options = {"include_top": False, "pooling": None if spatial else "avg", "input_shape": (*input_size(name), 3)}
         layer = "feature_map" if spatial else "avg_pool"
-    known = weights in {"imagenet", "random"}
-    if not known and not exists(weights):
+    if is_file(weights) and not exists(weights):
         raise WeightsError(f"weights must be imagenet, random or a file; there is no {weights}")
     if weights == "random":
         keras.utils.set_random_seed(seed)
@@ -242,7 +241,7 @@ def _load_application(
         model = build(weights="imagenet" if weights == "imagenet" else None, **options)
     except Exception as error:  # urllib's errors reach here wrapped in a bare Exception
         raise WeightsError(_how_to_get(build.__name__, error)) from error
-    if not known:
+    if is_file(weights):
         _load_weights(model, weights)
     if is_vgg:
         model = keras.Model(model.inputs, model.get_layer(layer).output)

@@ -5,24 +5,23 @@ from dataclasses import replace
 from typing import TypeVar
 
 from raycap.config import ExtractConfig, FinetuneConfig
-from raycap.input_sizes import is_saved
+from raycap.input_sizes import is_file, is_saved
 from raycap.locations import absolute
 from raycap.storage import exists, read_bytes
 
 _Config = TypeVar("_Config", ExtractConfig, FinetuneConfig)
-_NO_FILES = {"imagenet", "random"}
 
 
 def with_absolute_encoder(config: _Config) -> _Config:
     """Return options whose encoder means the same in every process, and the same however it is written."""
     encoder = absolute(config.encoder) if is_saved(config.encoder) else config.encoder.lower()
-    weights = config.weights if config.weights in _NO_FILES else absolute(config.weights)
+    weights = absolute(config.weights) if is_file(config.weights) else config.weights
     return replace(config, encoder=encoder, weights=weights)
 
 
 def encoder_hash(config: ExtractConfig | FinetuneConfig) -> str:
     """Return a short hash of the file that holds the encoder, or its weights; empty where there is none."""
     location = config.encoder if is_saved(config.encoder) else config.weights
-    if location in _NO_FILES or not exists(location):  # loading it will say so
+    if not is_file(location) or not exists(location):  # loading it will say so
         return ""
     return hashlib.sha256(read_bytes(location)).hexdigest()[:12]

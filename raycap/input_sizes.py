@@ -29,6 +29,11 @@ APPLICATION_SIZES: Final[dict[str, int]] = {name: px for px, names in _FAMILIES.
 """Pixels a side of the photos that each keras.applications model was trained on, by its lower-case name."""
 
 
+def is_file(weights: str) -> bool:
+    """Whether weights are the location of a file, rather than `imagenet` or `random`."""
+    return weights not in {"imagenet", "random"}
+
+
 def is_saved(encoder: str) -> bool:
     """Whether an encoder is the location of a saved Keras model, rather than a keras.applications name."""
     return split_query(encoder)[0].endswith(SAVED_MODEL_SUFFIX)
