@@ -101,7 +101,9 @@ def run(name: str, options: argparse.Namespace) -> Path:
     """Run a variant, as far as it is not there; return its folder."""
     command = [sys.executable, "-m", "raycap", "run", "--captions", *options.captions, "--photos", options.photos]
     command += [*flags(name, options.work, options.encoder), "--quiet"]
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    if ended.returncode:
+        sys.exit(f"{name}: {ended.stderr.strip().splitlines()[-1]}")
     work: Path = options.work
     return work / _folder(name)
 

@@ -10,9 +10,9 @@ from raycap.errors import FormatError
 from raycap.storage import atomic_output, list_files, open_input
 
 
-def list_tables(folder: str) -> list[str]:
-    """Return the names, sorted, of the Parquet files in `folder`; for errors see `list_files`."""
-    return [name for name in list_files(folder) if name.endswith(".parquet")]
+def list_tables(folder: str, *, recursive: bool = False) -> list[str]:
+    """Return the names, sorted, of the Parquet files in `folder`; see `list_files`."""
+    return [name for name in list_files(folder, recursive=recursive) if name.endswith(".parquet")]
 
 
 @contextmanager

@@ -55,6 +55,8 @@ def find_photos(locations: Sequence[str], config: PhotosConfig | None = None) ->
     found: dict[str, Found] = {}
     for location in locations:
         for each in _source(location, config):
+            if each.container is not None:  # of two members of one name in a tar the later counts, as tar has it
+                found[each.uri] = each
             found.setdefault(each.uri, each)
     if not found:
         raise InputError(f"there are no photos in {', '.join(locations)}{_hint(locations)}")

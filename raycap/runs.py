@@ -95,6 +95,7 @@ class Run:
             config: its dataclass.
             ignore: names of options that do not change what the output holds.
             inputs: what else decides what the output holds: hashes of the inputs, `captions_hash` for the captions.
+                Where there is one of an option, `features_hash` of `features`, it counts in place of that option.
             start_over: what this stage made under other options is no conflict, and its result is not taken over.
 
         Raises:
@@ -116,8 +117,10 @@ class Run:
         if start_over:
             return run
         was = _with_defaults(earlier["identity"], config)
-        # what an older raycap did not record of its inputs is not held against them
-        names = sorted(({*was, *identity} - ({*(inputs or {})} - {*was})) - {"out", *ignore})
+        # what an older raycap did not record of its inputs is not held against them; and what an input holds counts,
+        # not where it lies, so that a folder of runs can be moved
+        located = {name for name in values if was.get(f"{name}_hash") and identity.get(f"{name}_hash")}
+        names = sorted(({*was, *identity} - ({*(inputs or {})} - {*was})) - {"out", *ignore, *located})
         changed = [name for name in names if was.get(name) != identity.get(name)]
         if changed:
             said = "; ".join(_change(name, was.get(name), identity.get(name)) for name in changed)

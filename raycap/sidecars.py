@@ -16,7 +16,7 @@ from raycap.errors import InputError
 from raycap.locations import absolute, join, split_query, without_suffix
 from raycap.parquet import list_tables, read_table, write_table
 from raycap.runs import short_hash
-from raycap.storage import delete_file, exists, is_folder, is_local, list_files, read_text, write_small_text
+from raycap.storage import delete_file, exists, is_folder, is_local, read_text, write_small_text
 
 BESIDE: Final = "beside"
 _FOLDER = "sidecars"
@@ -150,7 +150,7 @@ class Sidecars:
 
     def counts(self) -> SidecarCounts:
         """Return what became of the sidecars of this output."""
-        tables = [read_table(join(self.record, name), columns=["written"]) for name in list_files(self.record)]
+        tables = [read_table(join(self.record, name), columns=["written"]) for name in list_tables(self.record)]
         written = [value for table in tables for value in table["written"].to_pylist()]
         return SidecarCounts(written=sum(written), kept=len(written) - sum(written))
 
@@ -158,7 +158,7 @@ class Sidecars:
 def delete_written_sidecars(out: str) -> None:
     """Remove every sidecar that raycap wrote for an output and that is still as it was, and the record of them."""
     folder = join(out, _FOLDER)
-    for name in list_files(folder, recursive=True):
+    for name in list_tables(folder, recursive=True):
         for row in read_table(join(folder, *name.split("/"))).to_pylist():
             if _is_ours(row):
                 delete_file(row["sidecar"])

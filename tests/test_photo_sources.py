@@ -399,6 +399,15 @@ def test_a_tar_gives_its_photos_and_where_their_bytes_are(tmp_path):
         assert [whole[row["position"] :][: row["num_bytes"]] for row in rows] == [os.fsencode(name) for name in names]
 
 
+def test_of_two_members_of_one_name_the_later_counts_as_tar_has_it(tmp_path):
+    tar(tmp_path / "t.tar", "a.jpg", "b.jpg")
+    tar(tmp_path / "t.tar", "a.jpg", mode="a")
+    rows = find(tmp_path / "t.tar")
+    assert [row["image_id"] for row in rows] == ["a.jpg", "b.jpg"]
+    with tarfile.open(tmp_path / "t.tar") as archive:
+        assert rows[0]["position"] == archive.getmember("a.jpg").offset_data > rows[1]["position"]
+
+
 @pytest.mark.parametrize(
     ("cut", "photos", "problem"),
     [

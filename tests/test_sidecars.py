@@ -140,8 +140,9 @@ class Output:
         return sidecars.counts()
 
     def texts(self, folder: Path | None = None) -> dict[str, str]:
-        files = (path for path in (folder or self.folder).rglob("*") if path.is_file() and path.suffix != ".jpg")
-        return {path.name: path.read_text("utf-8") for path in sorted(files)}
+        files = (path for path in (folder or self.folder).rglob("*") if path.is_file())
+        texts = (path for path in files if path.suffix not in {".jpg", ".parquet"})
+        return {path.name: path.read_text("utf-8") for path in sorted(texts)}
 
 
 ALL = {f"{name[0]}.txt": f"{caption}\n" for name, caption in zip(NAMES, CAPTIONS, strict=True)}
@@ -152,7 +153,7 @@ def output(tmp_path: Path) -> Output:
     return Output(tmp_path)
 
 
-@pytest.mark.parametrize("where", [BESIDE, "{root}/new/mirror", "file://{root}/a%20b"])
+@pytest.mark.parametrize("where", [BESIDE, "{root}/new/mirror", "file://{root}/a%20b", "{root}/out/sidecars"])
 def test_written_sidecars_hold_the_captions_and_go_away_again(where, output):
     sidecars = output.sidecars(where.format(root=output.root))
     folder = output.folder if where == BESIDE else output.root / where.rpartition("}/")[2].replace("%20", " ")

@@ -76,6 +76,14 @@ def test_the_stages_run_in_order_and_then_are_up_to_date(
     assert [line for line in said.splitlines() if "up to date" in line] == [f"{name}: up to date" for name in STAGES]
 
 
+def test_a_run_folder_that_was_moved_is_up_to_date(
+    out: Path, dataset: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(out, tmp_path / "moved")
+    shutil.copy(encoder_file, tmp_path / "moved" / encoder_file.name)
+    assert run(config(dataset, tmp_path / "moved", tmp_path / "moved" / encoder_file.name)).up_to_date == STAGES
+
+
 def test_another_option_is_an_error_that_names_it_and_the_way_out(out: Path, dataset: Path, encoder_file: Path) -> None:
     with pytest.raises(StaleError, match=r"model was made with other options \(epochs was 1, now 2\); give --redo"):
         run(config(dataset, out, encoder_file, train__epochs=2))

@@ -26,8 +26,8 @@ from raycap.scoring import compare_rows, score_rows
 from raycap.sole_writer import sole_writer
 from raycap.storage import write_json
 
-# options that change neither captions nor what they score
-_IGNORED = ("workers", "against", "meteor_timeout_s")
+# options that change neither captions nor what they score; what was prepared counts by its captions
+_IGNORED = ("prepared", "workers", "against", "meteor_timeout_s")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         "captions_hash": prepared.captions_hash("train", "dev"),
         "encoder_hash": encoder_hash(config),
     }
-    elsewhere = ("limits", "use_gpu", "cpus_per_worker", "max_restarts")
+    elsewhere = ("prepared", "limits", "use_gpu", "cpus_per_worker", "max_restarts")
     with sole_writer(config.out):
         run = Run.open(config.out, "finetune", config, ignore=elsewhere, inputs=inputs)
         if run.result is not None and exists(finetuned_encoder(config)):

@@ -77,7 +77,7 @@ def train(config: TrainConfig) -> TrainResult:
         "captions_hash": prepared.captions_hash("train", "dev"),
         "photos_hash": short_hash(sorted(present.intersection(prepared.image_ids("train", "dev")))),
     }
-    elsewhere = ("num_workers", "open_ports", "use_gpu", "cpus_per_worker", "max_restarts")
+    elsewhere = ("prepared", "num_workers", "open_ports", "use_gpu", "cpus_per_worker", "max_restarts")
     num_captions = _check_coverage(prepared, features, present)
     with sole_writer(config.out):
         run = Run.open(config.out, "train", config, ignore=elsewhere, inputs=inputs)
