@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
@@ -13,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from raycap.cluster import StageMetrics
+from raycap.decoder_pool import DecoderPool
 from raycap.errors import ImageEmptyError, ImageError, ImageTooLargeError
 from raycap.images import DecodedImage
-from raycap.photo_reader import too_late
 from raycap.serve_page import PAGE_HEADERS, page
 from raycap.tool_config import ServeConfig
 from raycap.uploads import photo_in_form
@@ -54,8 +53,7 @@ class CaptionService:
         self._captioner.caption(np.zeros((1, 1, 3), np.uint8))
         self._speak.set_max_batch_size(config.max_batch_size)
         self._speak.set_batch_wait_timeout_s(config.batch_wait_s)
-        self._decoding_slots = asyncio.Semaphore(_DECODES_AT_ONCE)
-        self._decoders = ThreadPoolExecutor(_DECODES_AT_ONCE)
+        self._decoders = DecoderPool(self._captioner.decoder, _DECODES_AT_ONCE)
         self._metrics = StageMetrics("serve")
         self._started, self._finished, self._under_way = time.monotonic(), 0, 0
 
@@ -88,7 +86,7 @@ class CaptionService:
         self._under_way += 1
         try:
             async with asyncio.timeout(self._config.request_timeout_s):
-                image = await self._decoded(await _photo(request, self._config.limits.max_bytes))
+                image = await self._decoders.decode(await _photo(request, self._config.limits.max_bytes))
                 found = await self._speak(image)
         except TimeoutError:
             reason = f"not done in {self._config.request_timeout_s:g} s; --request-timeout-s allows more"
@@ -106,23 +104,6 @@ class CaptionService:
         if self._config.decoding.num_captions > 1:
             content["alternatives"] = [each._asdict() for each in found.alternatives]
         return JSONResponse(content | {"width": image.width_px, "height": image.height_px}, headers=_HEADERS)
-
-    async def _decoded(self, photo: bytes) -> DecodedImage:
-        """Return a photo's pixels.
-
-        A slot is taken for as long as a thread decodes, and nothing can end one: what is given up, for the time or
-        because nobody waits any more, keeps its slot until it is done. So no more than the slots are ever at work.
-        """
-        await self._decoding_slots.acquire()
-        decoding = asyncio.get_running_loop().run_in_executor(self._decoders, self._captioner.decoder.decode_one, photo)
-        decoding.add_done_callback(lambda _: self._decoding_slots.release())
-        try:
-            image = await asyncio.wait_for(asyncio.shield(decoding), self._config.limits.photo_timeout_s)
-        except TimeoutError as error:
-            raise too_late(self._config.limits) from error
-        if isinstance(image, ImageError):
-            raise image
-        return image
 
     @serve.batch  # type: ignore[untyped-decorator]
     async def _speak(self, images: Sequence[DecodedImage]) -> Sequence[Any]:

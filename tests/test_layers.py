@@ -36,7 +36,7 @@ LAYERS = {
     # what runs on Ray, and is called by the stages
     3: "cluster board pipeline training_job stages.train_worker stages.finetune_worker",
     4: " ".join(STAGES),
-    5: "summaries workflow demo serve serve_app",
+    5: "summaries workflow demo serve serve_app decoder_pool",
     6: "tool_summaries commands completion cli",
     7: "__main__",
 }

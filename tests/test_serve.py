@@ -1,7 +1,6 @@
 """`raycap serve` as clients, browsers and clusters meet it."""
 
 import asyncio
-import dataclasses
 import http.client
 import io
 import json
@@ -11,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -28,8 +26,7 @@ from starlette.requests import Request
 from raycap import serve as module
 from raycap.captioner import Captioner
 from raycap.config import DecodingConfig, LimitsConfig
-from raycap.errors import ConflictError, ImageError, ImageTimeoutError, InputError
-from raycap.photo_decoder import PhotoDecoder
+from raycap.errors import ConflictError, InputError
 from raycap.serve import build_app, running
 from raycap.tool_config import ServeConfig
 from raycap.uploads import photo_in_form
@@ -297,40 +294,6 @@ def test_no_more_is_read_than_is_allowed_and_nobody_waits_for_ever(model: Path, 
     answer = asyncio.run(service(request(iter([b"beginning"]))))
     assert answer.status_code == 504
     assert b"0.2 s" in answer.body
-
-
-def test_photos_that_take_for_ever_take_no_more_than_the_slots(
-    model: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from raycap import serve_app
-
-    limits = dataclasses.replace(LIMITS, photo_timeout_s=0.1)
-    service = serve_app.CaptionService(config(model, limits=limits))
-    under_way, ends = threading.Semaphore(0), threading.Event()
-    decode = PhotoDecoder.decode_one
-
-    def slow(self: PhotoDecoder, content: Any) -> Any:
-        under_way.release()
-        ends.wait(60)
-        return decode(self, content)
-
-    monkeypatch.setattr(PhotoDecoder, "decode_one", slow)
-
-    async def ask() -> None:
-        waiting = [asyncio.create_task(service._decoded(b"no photo")) for _ in range(20)]
-        done, others = await asyncio.wait(waiting, timeout=3)
-        assert {type(each.exception()) for each in done} == {ImageTimeoutError}
-        assert len(done) == serve_app._DECODES_AT_ONCE  # the others wait for a slot
-        for each in list(others)[1:]:  # whose clients go away
-            each.cancel()
-        ends.set()
-        with pytest.raises(ImageError):
-            await next(iter(others))
-
-    asyncio.run(ask())
-    at_work = serve_app._DECODES_AT_ONCE + 1
-    assert all(under_way.acquire(blocking=False) for _ in range(at_work))
-    assert not under_way.acquire(blocking=False)
 
 
 @pytest.mark.parametrize(
