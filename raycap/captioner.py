@@ -17,7 +17,7 @@ from raycap.decoders import decoder_of
 from raycap.decoding import Hypothesis, sample, search
 from raycap.devices import configure
 from raycap.encoder import Encoder, reload_encoder
-from raycap.errors import ImageError, InputError
+from raycap.errors import ImageError, ImageFeatureError, InputError
 from raycap.given_photos import Photo, contents, is_photo, name_of
 from raycap.images import DecodedImage
 from raycap.locations import absolute
@@ -179,22 +179,21 @@ class Captioner:
         decoded = self.decoder.decode(contents(photos, self.decoder.limits))
         results: list[PhotoCaption | ImageError] = []
         while images := list(islice(decoded, self._batch_size)):
-            good: list[NDArray[np.uint8]] = []
-            image_ids: list[str | None] = []
-            for number, image in enumerate(images, start=len(results)):
-                if isinstance(image, DecodedImage):
-                    good.append(image.pixels)
-                    image_ids.append(names[number])
-                elif raises:
-                    raise type(image)(f"{names[number] or f'photo {number}'}: {image}")
-            captions = iter(self.caption_pixels(good, decoding, image_ids=image_ids))
-            results += [each if isinstance(each, ImageError) else next(captions) for each in images]
+            good = [number for number, image in enumerate(images) if isinstance(image, DecodedImage)]
+            image_ids = [names[len(results) + number] for number in good]
+            pixels = [image.pixels for image in images if isinstance(image, DecodedImage)]
+            captions = iter(self.caption_pixels(pixels, decoding, image_ids=image_ids))
+            for image in images:
+                found = image if isinstance(image, ImageError) else next(captions)
+                if raises and isinstance(found, ImageError):
+                    raise type(found)(f"{names[len(results)] or f'photo {len(results)}'}: {found}")
+                results.append(found)
         return results
 
     def caption_pixels(
         self, pixels: Sequence[NDArray[np.uint8]], decoding: DecodingConfig, *, image_ids: Sequence[str | None]
-    ) -> list[PhotoCaption]:
-        """Return the captions of photos that were decoded for the bundle's encoder.
+    ) -> list[PhotoCaption | ImageError]:
+        """Return the captions of photos that were decoded for the bundle's encoder, or why one has none.
 
         Args:
             pixels: `(height, width, 3)` uint8 each, RGB, of the encoder's size.
@@ -204,18 +203,25 @@ class Captioner:
         names = [
             name or hashlib.sha256(each.tobytes()).hexdigest() for name, each in zip(image_ids, pixels, strict=True)
         ]
-        results: list[PhotoCaption] = []
+        results: list[PhotoCaption | ImageError] = []
 
         def speak(rows: NDArray[np.intp]) -> list[list[GeneratedCaption]]:
             images = np.stack([pixels[row] for row in rows])
-            mirrored = None
+            views = [self.encoder.encode(images)]
             if decoding.mirrored:
-                mirrored = self.encoder.encode(np.stack([view(each, "", MIRRORED) for each in images]))
-            features, ids = self.encoder.encode(images), [names[row] for row in rows]
-            return self.caption_features(features, decoding, image_ids=ids, mirrored=mirrored)
+                views.append(self.encoder.encode(np.stack([view(each, "", MIRRORED) for each in images])))
+            usable = np.all([np.isfinite(each.reshape(len(each), -1)).all(axis=1) for each in views], axis=0)
+            features, *mirrored = (each[usable] for each in views)
+            ids = [names[row] for row in rows[usable]]
+            found = iter(self.caption_features(features, decoding, image_ids=ids, mirrored=next(iter(mirrored), None)))
+            return [next(found) if each else [] for each in usable]
 
         for _, found in self._batches.run(speak, np.arange(len(pixels))):
-            results += [PhotoCaption(*best, tuple(others)) for best, *others in found]
+            for captions in found:
+                if captions:
+                    results.append(PhotoCaption(*captions[0], tuple(captions[1:])))
+                else:
+                    results.append(ImageFeatureError("its feature holds what is no number"))
         return results
 
     def caption_features(

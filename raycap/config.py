@@ -400,6 +400,11 @@ class DecodingConfig:
         )
         require(1e-6 <= self.temperature <= 1e6, f"--temperature is {self.temperature:g}; give 1e-6 to 1e6")
         require(0 < self.top_p <= 1, f"--top-p is {self.top_p:g}; give more than 0, and 1 at most")
+        drawn = (self.temperature, self.top_k, self.top_p, self.sample_seed)
+        require(
+            self.sample or drawn == (1.0, 0, 1.0, 0),
+            "--temperature, --top-k, --top-p and --sample-seed say how words are drawn; give --sample too",
+        )
         require(
             self.sample or self.num_captions <= self.beam_width,
             f"a beam of {self.beam_width} holds no {self.num_captions} captions; give --beam-width "

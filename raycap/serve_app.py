@@ -88,6 +88,8 @@ class CaptionService:
             async with asyncio.timeout(self._config.request_timeout_s):
                 image = await self._decoders.decode(await _photo(request, self._config.limits.max_bytes))
                 found = await self._speak(image)
+                if isinstance(found, ImageError):
+                    raise found
         except TimeoutError:
             reason = f"not done in {self._config.request_timeout_s:g} s; --request-timeout-s allows more"
             return self._failed(504, "TimeoutError", reason)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from raycap.config import CaptionConfig, DecodingConfig, LimitsConfig
 from raycap.errors import (
     FormatError,
     ImageDecodeError,
+    ImageFeatureError,
     ImageMissingError,
     ImageShapeError,
     ImageTimeoutError,
@@ -202,6 +204,27 @@ def test_bad_photos_raise_their_error_or_are_returned_in_place(
         captioner.caption([good, None], errors="return")
     with pytest.raises(TypeError, match="beam"):
         captioner.caption(good, beam=3)
+
+
+def test_a_feature_that_is_no_number_is_that_photos_error_alone(
+    captioner: "raycap.Captioner", photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = sorted(photo_folder.iterdir())[:3]
+    expected = captioner.caption(photos)
+    encode = type(captioner.encoder).encode
+
+    def overflowing(self: Any, images: Any) -> Any:
+        found = encode(self, images)
+        if len(found) > 1:
+            found[1] = np.inf  # as in float16
+        return found
+
+    monkeypatch.setattr(type(captioner.encoder), "encode", overflowing)
+    found = captioner.caption(photos, errors="return")
+    assert [found[0], found[2]] == [expected[0], expected[2]]
+    assert isinstance(found[1], ImageFeatureError)
+    with pytest.raises(ImageFeatureError, match=rf"^{photos[1].name}: its feature holds what is no number"):
+        captioner.caption(photos)
 
 
 def test_limits_hold(model: Path, photo_folder: Path) -> None:

@@ -111,6 +111,8 @@ EVALUATE = ["evaluate", "--model", "m", "--prepared", "p", "--features", "f", "-
         (["caption", "a.jpg", "--model", "m", "--num-captions", "4"], "a beam of 3 holds no 4 captions"),
         (["caption", "a.jpg", "--model", "m", "--max-failure-rate", "2"], "--max-failure-rate is 2; give 0 to 1"),
         ([*EVALUATE, "--temperature", "0"], "--temperature is 0"),
+        ([*EVALUATE, "--temperature", "0.7"], "give --sample too"),
+        ([*EVALUATE, "--sample-seed", "1"], "give --sample too"),
         (["export", "--model", "gone", "--to", "keras", "--out", "o"], "there is no model in"),
         (["serve", "--model", "gone"], "there is no model in"),
         (["serve", "--model", "gone", "--port", "0"], "--port is 0; give 1 to 65535"),
