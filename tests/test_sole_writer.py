@@ -95,6 +95,22 @@ def test_processes_take_turns_and_none_is_inside_with_another(tmp_path: Path) ->
     assert list(out.iterdir()) == []
 
 
+def test_a_lock_that_is_removed_while_it_is_looked_at_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run that held it ends at that moment, and a third may have a lock of its own by then."""
+    look, removed = os.fstat, []
+
+    def removing(descriptor: int) -> os.stat_result:
+        if not removed:
+            removed.append(True)
+            os.remove(tmp_path / LOCK_FILE)
+        return look(descriptor)
+
+    monkeypatch.setattr(module.os, "fstat", removing)
+    with sole_writer(str(tmp_path)):
+        assert (tmp_path / LOCK_FILE).exists()
+    assert removed
+
+
 def test_an_error_inside_gives_it_back(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="mine"), sole_writer(str(tmp_path)):
         raise RuntimeError("mine")
