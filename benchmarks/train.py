@@ -99,7 +99,7 @@ def packed_fit(photos: list[Any], photos_a_step: int) -> Any:
     def batches() -> Iterator[Any]:
         while True:
             for batch in packed_batches(photos, global_batch_size=photos_a_step):
-                yield (batch.features, batch.tokens), batch.targets
+                yield (batch.features[batch.photos], batch.tokens), batch.targets
 
     steps = -(-len(photos) // photos_a_step)
     return lambda: model.fit(batches(), steps_per_epoch=steps, verbose=0)
