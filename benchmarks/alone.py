@@ -16,9 +16,10 @@ import numpy as np
 def alone_rate(stage: str, **options: Any) -> float:
     """Return photos a second of a stage, the name of a function below that yields a rate, with its options."""
     command = [sys.executable, __file__, stage, json.dumps(options, default=str)]
-    return float(
-        subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
-    )
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        sys.exit(f"{stage} alone: {ended.stderr.strip().splitlines()[-1]}")
+    return float(ended.stdout)
 
 
 def decode(photos: str, *, side_px: int, fast: bool = False, shard: int = 16) -> float:
@@ -71,7 +72,8 @@ def encode(count: int, *, encoder: str, shard: int = 32) -> float:
     card = operator.model.card
     pixels = _pixels(shard, card.height_px).reshape(shard, -1)
     image = pa.FixedSizeBinaryArray.from_buffers(pa.binary(pixels.shape[1]), shard, [None, pa.py_buffer(pixels)])
-    block = pa.table({"image": image, "error_type": pa.nulls(shard, pa.string())})
+    ids = [str(number) for number in range(shard)]
+    block = pa.table({"image_id": ids, "image": image, "error_type": pa.nulls(shard, pa.string())})
     return _rate(lambda: operator(block), count, shard)
 
 

@@ -8,7 +8,8 @@ prefix, its next word one-hot. The others take 16 photos a step, or 64. All in o
 memory.
 The limit is the time of a large float32 matrix product with as many operations: two for each weight that a word passes
 (LSTM, merging layer, vocabulary), forward and twice backward, and the photo's layer forward and once backward for each
-caption. Prints one table.
+caption. Beside it what TensorFlow makes of the layer over the vocabulary alone, three quarters of these operations: its
+three products, exponentials and their sums, and nothing else. Prints one table.
 """
 
 import argparse
@@ -44,6 +45,10 @@ def main() -> None:
         tutorial_s = tutorial_s or took_s
         share = flop(some) / captions / (peak_gflops() * 1e9) / took_s
         rows.append((name, 1 / took_s, tutorial_s / took_s, share))
+    for photos_a_step in (16, 64):
+        words = num_words(photos[:photos_a_step])
+        share = 6.0 * words * UNITS * VOCAB_SIZE / (peak_gflops() * 1e9) / vocabulary_alone_s(words)
+        rows.append((f"bare arithmetic over the vocabulary, {words:,} words", "", "", share))
     mflop = flop(photos) / sum(len(photo.sequences) for photo in photos) / 1e6
     print_table(
         f"one epoch over {count} photos; {mflop:.0f} MFLOP a caption in the packed form",
@@ -67,8 +72,29 @@ def make_photos(count: int) -> list[Any]:
     ]
 
 
+def num_words(photos: list[Any]) -> int:
+    return sum(len(sequence) - 1 for photo in photos for sequence in photo.sequences)
+
+
+def vocabulary_alone_s(words: int) -> float:
+    """Return the time of the products of a step with the vocabulary, exponentials and sums."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    hidden = tf.constant(rng.normal(size=(words, UNITS)).astype(np.float32))
+    kernel = tf.constant(rng.normal(0, 0.05, (UNITS, VOCAB_SIZE)).astype(np.float32))
+
+    def step() -> Any:
+        weights = tf.exp(tf.matmul(hidden, kernel))
+        back = tf.matmul(weights, kernel, transpose_b=True), tf.matmul(hidden, weights, transpose_a=True)
+        return tf.reduce_sum(weights, axis=1), *back
+
+    compiled = tf.function(step)
+    return median_s(lambda: [each.numpy() for each in compiled()], 15)
+
+
 def flop(photos: list[Any]) -> float:
-    words = sum(len(sequence) - 1 for photo in photos for sequence in photo.sequences)
+    words = num_words(photos)
     captions = sum(len(photo.sequences) for photo in photos)
     a_word = 2 * UNITS * 4 * UNITS + UNITS * UNITS + UNITS * VOCAB_SIZE
     return 6.0 * words * a_word + 4.0 * captions * DIM * UNITS

@@ -36,6 +36,24 @@ def test_a_benchmark_runs_and_prints_its_table(name: str, rows: list[str], tmp_p
         assert row in done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "options"),
+    [
+        ("decode", {"side_px": 32, "photos": "PHOTOS"}),
+        ("encode", {"count": 2, "encoder": "mobilenetv2", "shard": 2}),
+        ("caption", {"count": 2, "bundle": "MODEL", "max_length": 4, "shard": 2}),
+    ],
+)
+def test_a_stage_alone_has_a_rate(
+    stage: str, options: dict[str, Any], model: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    alone_rate = runpy.run_path(str(ROOT / "benchmarks/alone.py"))["alone_rate"]
+    there = {"PHOTOS": str(photo_folder), "MODEL": str(model)}
+    assert alone_rate(stage, **{name: there.get(str(value), value) for name, value in options.items()}) > 0
+
+
 def test_each_row_of_quality_is_a_run_that_can_be_asked_for() -> None:
     quality = runpy.run_path(str(ROOT / "benchmarks/quality.py"))
     runs: dict[str, RunConfig] = {}
