@@ -95,7 +95,8 @@ class Run:
             config: its dataclass.
             ignore: names of options that do not change what the output holds.
             inputs: what else decides what the output holds: hashes of the inputs, `captions_hash` for the captions.
-                Where there is one of an option, `features_hash` of `features`, it counts in place of that option.
+                Where there is one of an option that is a location, `features_hash` of `features`, it counts in place
+                of that option.
             start_over: what this stage made under other options is no conflict, and its result is not taken over.
 
         Raises:
@@ -119,7 +120,7 @@ class Run:
         was = _with_defaults(earlier["identity"], config)
         # what an older raycap did not record of its inputs is not held against them; and what an input holds counts,
         # not where it lies, so that a folder of runs can be moved
-        located = {name for name in values if was.get(f"{name}_hash") and identity.get(f"{name}_hash")}
+        located = {name for name in values if all(_is_hashed_location(each, name) for each in (was, identity))}
         names = sorted(({*was, *identity} - ({*(inputs or {})} - {*was})) - {"out", *ignore, *located})
         changed = [name for name in names if was.get(name) != identity.get(name)]
         if changed:
@@ -144,6 +145,11 @@ class Run:
             "result": result,
         }
         write_json(join(self.out, RUN_FILE), record)
+
+
+def _is_hashed_location(identity: Mapping[str, Any], name: str) -> bool:
+    """Whether an option says where something lies, absolutely, of which there is a hash."""
+    return bool(identity.get(f"{name}_hash")) and "/" in str(identity.get(name))
 
 
 def _with_defaults(recorded: Mapping[str, Any], config: Any) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 import dataclasses
 import re
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 
 import pytest
 
-from raycap.errors import ConflictError, FormatError, InputError
+from raycap.errors import ConflictError, FormatError, InputError, StaleError
 from raycap.runs import RUN_FILE, Run, read_run, short_hash, versions
 from raycap.schema import FORMAT_VERSION
 from raycap.storage import read_json, write_json
@@ -23,6 +24,7 @@ class Config:
     num_workers: int = 1
     inner: Inner = dataclasses.field(default_factory=Inner)
     limit: int | None = None
+    encoder: str = "vgg16"
 
 
 @pytest.fixture
@@ -126,6 +128,23 @@ def test_inputs_conflict(out):
         Run.open(out, "extract", Config(out=out), inputs={"model_hash": "def"})
 
 
+@pytest.mark.parametrize(
+    ("was", "now", "file_is_the_same", "is_stale"),
+    [
+        ("/a/x.keras", "/b/x.keras", True, False),
+        ("/a/x.keras", "s3://b/x.keras", True, False),
+        ("/a/x.keras", "/a/x.keras", False, True),
+        ("vgg16", "resnet50", True, True),  # of the same weights' file
+        ("vgg16", "/b/x.keras", True, True),
+    ],
+)
+def test_what_an_input_holds_counts_not_where_it_lies(was, now, file_is_the_same, is_stale, out):
+    Run.open(out, "extract", Config(out=out, encoder=was), inputs={"encoder_hash": "abc"}).save({})
+    hashes = {"encoder_hash": "abc" if file_is_the_same else "def"}
+    with pytest.raises(StaleError, match="encoder") if is_stale else nullcontext():
+        assert Run.open(out, "extract", Config(out=out, encoder=now), inputs=hashes).result == {}
+
+
 def test_another_stage_is_a_conflict(out):
     finished(out)
     with pytest.raises(ConflictError, match="holds the output of extract; give caption another --out"):
@@ -182,12 +201,14 @@ def test_the_record_says_what_was_run_with_what_and_when(out):
         "num_workers": 1,
         "inner": {"width": 3},
         "limit": None,
+        "encoder": "vgg16",
     }
     assert record["identity"] == {
         "captions": ["a.txt", "b.txt"],
         "seed": 0,
         "inner": {"width": 3},
         "limit": None,
+        "encoder": "vgg16",
         "hash": "abc",
     }
     assert record["versions"] == versions()
