@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -11,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import output_of
 
 
 def alone_rate(stage: str, **options: Any) -> float:
     """Return photos a second of a stage, the name of a function below that yields a rate, with its options."""
     command = [sys.executable, __file__, stage, json.dumps(options, default=str)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        sys.exit(f"{stage} alone: {ended.stderr.strip().splitlines()[-1]}")
-    return float(ended.stdout)
+    return float(output_of(f"{stage} alone", command))
 
 
 def decode(photos: str, *, side_px: int, fast: bool = False, shard: int = 16) -> float:

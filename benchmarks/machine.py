@@ -2,8 +2,9 @@
 
 import os
 import statistics
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +20,15 @@ def median_s(work: Callable[[], Any], repetitions: int = 5) -> float:
         work()
         times.append(time.perf_counter() - started)
     return statistics.median(times)
+
+
+def output_of(what: str, command: Sequence[str]) -> str:
+    """Return a command's standard output; end with the last thing that it said if it fails."""
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        said = ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"]
+        raise SystemExit(f"{what}: {said[-1]}")
+    return ended.stdout
 
 
 def peak_gflops(rows: int = _SIDE, inner: int = _SIDE, columns: int = _SIDE) -> float:

@@ -9,10 +9,11 @@ there already is only read. Never give it a test split to choose by.
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from machine import output_of
 
 METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider_d")
 
@@ -101,9 +102,7 @@ def run(name: str, options: argparse.Namespace) -> Path:
     """Run a variant, as far as it is not there; return its folder."""
     command = [sys.executable, "-m", "raycap", "run", "--captions", *options.captions, "--photos", options.photos]
     command += [*flags(name, options.work, options.encoder), "--quiet"]
-    ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-    if ended.returncode:
-        sys.exit(f"{name}: {ended.stderr.strip().splitlines()[-1]}")
+    output_of(name, command)
     work: Path = options.work
     return work / _folder(name)
 

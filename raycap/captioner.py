@@ -18,6 +18,7 @@ from raycap.decoding import Hypothesis, sample, search
 from raycap.devices import configure
 from raycap.encoder import Encoder, reload_encoder
 from raycap.errors import ImageError, ImageFeatureError, InputError
+from raycap.features import are_numbers
 from raycap.given_photos import Photo, contents, is_photo, name_of
 from raycap.images import DecodedImage
 from raycap.locations import absolute
@@ -176,18 +177,24 @@ class Captioner:
         self, photos: Sequence[Photo], decoding: DecodingConfig, *, raises: bool
     ) -> list[PhotoCaption | ImageError]:
         names = [name_of(photo) for photo in photos]
+        labels = [name or f"photo {number}" for number, name in enumerate(names)]
         decoded = self.decoder.decode(contents(photos, self.decoder.limits))
         results: list[PhotoCaption | ImageError] = []
         while images := list(islice(decoded, self._batch_size)):
-            good = [number for number, image in enumerate(images) if isinstance(image, DecodedImage)]
-            image_ids = [names[len(results) + number] for number in good]
-            pixels = [image.pixels for image in images if isinstance(image, DecodedImage)]
+            batch = slice(len(results), len(results) + len(images))
+            if raises:
+                _raise_first(images, labels[batch])  # before the others are captioned in vain
+            good = [
+                (image.pixels, name)
+                for image, name in zip(images, names[batch], strict=True)
+                if isinstance(image, DecodedImage)
+            ]
+            pixels, image_ids = [each for each, _ in good], [name for _, name in good]
             captions = iter(self.caption_pixels(pixels, decoding, image_ids=image_ids))
-            for image in images:
-                found = image if isinstance(image, ImageError) else next(captions)
-                if raises and isinstance(found, ImageError):
-                    raise type(found)(f"{names[len(results)] or f'photo {len(results)}'}: {found}")
-                results.append(found)
+            found = [image if isinstance(image, ImageError) else next(captions) for image in images]
+            if raises:
+                _raise_first(found, labels[batch])
+            results += found
         return results
 
     def caption_pixels(
@@ -210,7 +217,7 @@ class Captioner:
             views = [self.encoder.encode(images)]
             if decoding.mirrored:
                 views.append(self.encoder.encode(np.stack([view(each, "", MIRRORED) for each in images])))
-            usable = np.all([np.isfinite(each.reshape(len(each), -1)).all(axis=1) for each in views], axis=0)
+            usable = np.all([are_numbers(each) for each in views], axis=0)
             features, *mirrored = (each[usable] for each in views)
             ids = [names[row] for row in rows[usable]]
             found = iter(self.caption_features(features, decoding, image_ids=ids, mirrored=next(iter(mirrored), None)))
@@ -307,6 +314,13 @@ class Captioner:
             by_consensus(each, decoding.consensus, others, plus)
             for each, others, plus in zip(found, near, more, strict=True)
         ]
+
+
+def _raise_first(found: Iterable[Any], labels: Iterable[str]) -> None:
+    """Raise the first error among some photos' results, with the photo's label before it."""
+    for each, label in zip(found, labels, strict=True):
+        if isinstance(each, ImageError):
+            raise type(each)(f"{label}: {each}")
 
 
 def _uniforms(image_ids: Sequence[str], seed: int, shape: tuple[int, int]) -> NDArray[np.float64]:

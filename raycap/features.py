@@ -45,6 +45,12 @@ def to_array(column: pa.ChunkedArray | pa.Array) -> NDArray[np.float32]:
     return _raw(column).astype(np.float32, copy=False)
 
 
+def are_numbers(features: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return of which photos all numbers are finite, `(photos,)`; `features` is `(photos, ...)`."""
+    finite: NDArray[np.bool_] = np.isfinite(features).all(axis=tuple(range(1, features.ndim)))
+    return finite
+
+
 def _raw(column: pa.ChunkedArray | pa.Array) -> NDArray[Any]:
     """Return the same of the column's own type; a view of it, unless it is in several chunks."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]

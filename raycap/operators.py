@@ -18,7 +18,7 @@ from raycap.batching import BatchSizer
 from raycap.config import DecodingConfig
 from raycap.encoder_card import EncoderCard
 from raycap.errors import ImageError, ImageFeatureError, InputError, RaycapError
-from raycap.features import feature_array, to_array
+from raycap.features import are_numbers, feature_array, to_array
 from raycap.photo_decoder import PhotoDecoder
 from raycap.photo_reader import addresses, read_photos
 from raycap.runs import require_record
@@ -176,7 +176,7 @@ class EncodePhotos(_ModelHolder):
             with np.errstate(over="ignore"):  # what is too large for float16 becomes infinite
                 for rows, encoded in self._batches.run(encode, good):
                     features[rows] = encoded
-            unusable |= ~np.isfinite(features.reshape(len(table), -1)).all(axis=1)
+            unusable |= ~are_numbers(features)
             table = table.append_column(schema.field(name), feature_array(features, self._dtype))
         if unusable.any():
             table = _failed(

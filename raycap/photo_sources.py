@@ -55,9 +55,9 @@ def find_photos(locations: Sequence[str], config: PhotosConfig | None = None) ->
     found: dict[str, Found] = {}
     for location in locations:
         for each in _source(location, config):
-            if each.container is not None:  # of two members of one name in a tar the later counts, as tar has it
+            # of two members of one name in a tar the later counts, as tar has it
+            if each.uri not in found or each.container is not None:
                 found[each.uri] = each
-            found.setdefault(each.uri, each)
     if not found:
         raise InputError(f"there are no photos in {', '.join(locations)}{_hint(locations)}")
     names = Counter(each.name for each in found.values())

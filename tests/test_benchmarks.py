@@ -54,7 +54,8 @@ def test_a_stage_alone_has_a_rate(
     assert alone_rate(stage, **{name: there.get(str(value), value) for name, value in options.items()}) > 0
 
 
-def test_each_row_of_quality_is_a_run_that_can_be_asked_for() -> None:
+def test_each_row_of_quality_is_a_run_that_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     quality = runpy.run_path(str(ROOT / "benchmarks/quality.py"))
     runs: dict[str, RunConfig] = {}
     for name in quality["VARIANTS"]:
