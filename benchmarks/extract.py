@@ -6,7 +6,8 @@ Weights are random. VGG16 on generated 500 x 500 JPEG photos: the whole pipeline
 arrays (measured before the pipeline and after it), in float32 and in bfloat16, and a photo at a time through `predict`.
 Start-up: each phase in a process of its own, and which processes import TensorFlow. Large photos: MobileNetV2 on
 12-megapixel JPEGs of about 4 MB, decoded whole and with `--fast-decode`, against decoding alone and encoding alone;
-where both take the same cores, no pipeline is faster than one over the sum of their times. Prints a table for each.
+where both take the same cores, no pipeline is faster than one over the sum of their times. Of every pipeline, where the
+cores' time went. Prints a table for each.
 """
 
 import argparse
@@ -69,6 +70,7 @@ def vgg16(work: Path, count: int) -> None:
             (f"{precision}: pipeline, start-up included", count / run.wall_s, count / run.wall_s / bare),
         ]
         print(f"{precision}: beside the photos, {run.wall_s - count / run.rate:.1f} s of {run.wall_s:.1f} s")
+        print(f"{precision}: {run.whose_time}")
     print_table(f"VGG16, {count:,} photos of 500 x 500", ("what", "photos/s", "of the bare loop"), rows)
 
 
@@ -109,6 +111,7 @@ def large_photos(work: Path, count: int) -> None:
     for name, flags in (("whole", ()), ("fast", ("--fast-decode",))):
         decode = alone_rate("decode", photos=photos, side_px=224, fast=bool(flags), shard=16)
         run = extract(work, photos, "--encoder", "mobilenetv2", "--shard-size", "16", *flags)
+        print(f"{name}: {run.whose_time}")
         both = 1 / (1 / decode + 1 / encode)
         rows += [
             (f"{name}: decode alone", decode, decode / plain, "", ""),
@@ -126,10 +129,13 @@ class Extracted:
         rate: photos a second of the last three quarters, when what was decoded while models started is gone.
         first_s: until its first shard.
         with_tensorflow: kinds of processes that had imported TensorFlow.
+        whose_time: shares of the cores' time in those three quarters, to be read.
     """
 
     def __init__(self, command: Sequence[str], features: Path) -> None:
         self.with_tensorflow: set[str] = set()
+        self._core_s: dict[int, tuple[str, float]] = {}
+        self._looks: list[tuple[float, dict[str, float]]] = []
         began, started = time.time(), time.perf_counter()
         process = psutil.Popen(command, stderr=subprocess.DEVNULL)
         while process.poll() is None:
@@ -142,14 +148,39 @@ class Extracted:
         late = shards[len(shards) // 4 :]
         self.rate = sum(count for _, count in late[1:]) / (late[-1][0] - late[0][0])
         self.first_s = min(path.stat().st_mtime for path in features.glob("*.parquet")) - began
+        self.whose_time = self._shares(late[0][0], late[-1][0])
 
     def _look(self, process: psutil.Popen) -> None:
         for each in [process, *process.children(recursive=True)]:
             try:
+                kind = "driver" if each.pid == process.pid else kind_of(each.cmdline())
+                self._core_s[each.pid] = _whose(kind), sum(each.cpu_times()[:2])
                 if "libtensorflow" in Path(f"/proc/{each.pid}/maps").read_text():
-                    self.with_tensorflow.add("driver" if each.pid == process.pid else kind_of(each.cmdline()))
+                    self.with_tensorflow.add(kind)
             except (psutil.Error, OSError):
                 continue
+        spent = {"nobody": psutil.cpu_times().idle}
+        for whose, core_s in self._core_s.values():
+            spent[whose] = spent.get(whose, 0.0) + core_s
+        self._looks.append((time.time(), spent))
+
+    def _shares(self, begun: float, ended: float) -> str:
+        inside = [look for look in self._looks if begun <= look[0] <= ended]
+        if len(inside) < 2:
+            return "too short a run to say where the cores' time went"
+        (first, before), *_, (last, after) = inside
+        cores = (last - first) * (os.cpu_count() or 1)
+        shares = (f"{whose} {(core_s - before.get(whose, 0.0)) / cores:.3f}" for whose, core_s in after.items())
+        return f"of the cores' time in {last - first:.0f} s: {', '.join(shares)}"
+
+
+def _whose(kind: str) -> str:
+    if kind == "driver":
+        return kind
+    if "EncodePhotos" in kind:
+        return "encoder"
+    # a process that runs tasks is named after the one it runs, if any
+    return "tasks" if kind.startswith(("IDLE", "Read", "Map")) else "Ray's own"
 
 
 def extract(work: Path, photos: Path, *options: str) -> Extracted:
