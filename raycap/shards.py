@@ -4,6 +4,7 @@ Knows neither Ray nor TensorFlow.
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from raycap.errors import ConflictError, InputError
 from raycap.locations import join
 from raycap.parquet import list_tables, read_table, write_table
 from raycap.schema import FAILURES
-from raycap.storage import delete_file, delete_folder
+from raycap.storage import delete_file, delete_folder, walk_files
 
 FAILURES_FOLDER = "failures"
 ERROR_COLUMNS = ("error_type", "error_message")
+_SHARD_NAME = re.compile(r"part-[0-9a-f]{20}\.parquet")
 
 
 @dataclass(frozen=True)
@@ -157,9 +159,13 @@ class ShardedOutput:
                 _keep(location, pc.invert(again))
 
     def delete(self) -> None:
-        """Remove all rows and failures."""
+        """Remove all rows and failures, and nothing else that may lie beside them."""
         for folder in (self.rows, self.failures):
-            delete_folder(folder)
+            if all(_SHARD_NAME.fullmatch(file.name) for file in walk_files(folder, hidden=True)):
+                delete_folder(folder)
+                continue
+            for name in filter(_SHARD_NAME.fullmatch, list_tables(folder)):
+                delete_file(join(folder, name))
 
     def write(self, table: pa.Table, *, columns: Sequence[str]) -> ShardCounts:
         """Write the shards of some photos: one of rows, one of failures, either only if it is not empty.

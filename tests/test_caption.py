@@ -163,6 +163,37 @@ def test_captions_as_one_file_are_never_those_of_an_earlier_run(
     assert "and another.png" in listed()
 
 
+def test_what_raycap_did_not_write_is_never_replaced(model: Path, folder: Path) -> None:
+    (folder / "captions.csv").write_text("image,caption\na.jpg,by hand\n")
+    (folder / "captions").mkdir()
+    (folder / "captions/mine.txt").write_text("mine")
+    config = CaptionConfig(photos=(str(folder),), model=str(model), out=str(folder), limit=1)
+    asking = replace(config, output=OutputConfig(formats=("csv",)))
+    for refused in (asking, replace(asking, output=replace(asking.output, if_exists="overwrite"))):
+        for call in (plan, caption):
+            with pytest.raises(ConflictError, match=r"captions.csv is there, and nothing says that raycap wrote it"):
+                call(refused)
+    caption(config)
+    assert caption(replace(config, output=OutputConfig(formats=("jsonl",), if_exists="overwrite"))).num_new == 1
+    caption(replace(config, limit=None))
+    for _ in range(2):  # of captions that are there; and again, now that it is raycap's own
+        assert caption(replace(config, output=OutputConfig(formats=("coco",)))).num_new == 0
+        assert len(json.loads((folder / "coco_results.json").read_text())) == 3
+    caption(replace(config, output=OutputConfig(if_exists="overwrite")))
+    assert not (folder / "captions.jsonl").exists()
+    assert not (folder / "coco_results.json").exists()
+    assert (folder / "captions.csv").read_text() == "image,caption\na.jpg,by hand\n"
+    assert (folder / "captions/mine.txt").read_text() == "mine"
+
+
+def test_a_dry_run_says_that_there_is_no_place_for_sidecars(model: Path, folder: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        archive.add(next(folder.glob("*.png")), "a.png")
+    output = OutputConfig(sidecars="beside")
+    with pytest.raises(InputError, match="no place beside"):
+        plan(CaptionConfig(photos=(f"{tmp_path}/t.tar",), model=str(model), out=f"{tmp_path}/out", output=output))
+
+
 def test_a_dry_run_touches_nothing_and_fail_refuses_what_is_there(model: Path, folder: Path) -> None:
     out = folder.parent / "out"
     careful = OutputConfig(if_exists="fail")

@@ -244,6 +244,14 @@ def test_other_files_beside_the_shards_do_not_matter(output, tmp_path):
     assert output.pending(photos("a", "b"))["image_id"].to_pylist() == ["b"]
 
 
+def test_starting_over_leaves_what_is_not_ours(output, tmp_path):
+    output.write(results("a.jpg", "b.jpg", failed=("b.jpg",)), columns=COLUMNS)
+    (tmp_path / "features" / "mine.txt").write_text("x")
+    output.delete()
+    assert list_files(str(tmp_path / "features")) == ["mine.txt"]
+    assert not (tmp_path / "failures").exists()
+
+
 def test_a_damaged_shard_is_named_not_taken_for_finished(output, tmp_path):
     output.write(results("a"), columns=COLUMNS)
     name = shard_name(["a"])

@@ -19,7 +19,7 @@ from raycap.model_card import ModelCard, find_bundle, read_card
 from raycap.operators import CaptionFeatures, DecodePhotos, EncodePhotos, LoadEncoder, WriteShards, WriteSidecars
 from raycap.photo_sources import STANDARD_INPUT, find_photos
 from raycap.pipeline import ModelStep, Step, plan_shards, run_blocks, run_shards
-from raycap.runs import RUN_FILE, Run, short_hash
+from raycap.runs import RUN_FILE, Run, read_run, short_hash
 from raycap.schema import ALTERNATIVES, CAPTIONS_FOLDER, GENERATED
 from raycap.shards import ShardCounts, ShardedOutput
 from raycap.sidecars import BESIDE, SidecarCounts, Sidecars, delete_written_sidecars
@@ -109,6 +109,8 @@ def plan(config: CaptionConfig) -> CaptionPlan:
     pending, counts = job.photos, ShardCounts()
     if job.config.out:
         job.open_run()
+        if job.sidecars is not None:
+            job.sidecars.place(job.photos)
         output = job.output
         if job.config.output.if_exists != "overwrite":
             counts = output.counts(job.photos)
@@ -182,12 +184,37 @@ class _Job:
             raise ConflictError(f"{self.out} is not empty, and --if-exists is fail; give another --out")
         inputs = {"model_hash": short_hash(self.card.to_fields())}
         over = policy == "overwrite"
+        earlier = [] if over else self._recorded_formats()
+        formats = tuple(dict.fromkeys((*self.config.output.formats, *earlier)))
+        config = replace(self.config, output=replace(self.config.output, formats=formats))
         try:
-            return Run.open(self.out, STAGE, self.config, ignore=_IGNORED, inputs=inputs, start_over=over)
+            run = Run.open(self.out, STAGE, config, ignore=_IGNORED, inputs=inputs, start_over=over)
         except ConflictError as error:
             if over:
                 raise
             raise ConflictError(f"{error}; or start over with --if-exists overwrite") from error
+        for location in (export_location(self.out, each) for each in self._exports_asked_for()):
+            if exists(location) and location not in self._own_exports():
+                raise ConflictError(
+                    f"{location} is there, and nothing says that raycap wrote it; move it away, or give another --out"
+                )
+        return run
+
+    def _recorded_formats(self) -> list[Any]:
+        """Return the formats that the output has been written in, by its record."""
+        record = read_run(self.out)
+        if record is None or record["stage"] != STAGE:
+            return []
+        recorded: list[Any] = record.get("config", {}).get("output", {}).get("formats", [])
+        return recorded
+
+    def _exports_asked_for(self) -> list[str]:
+        return [each for each in EXPORT_FILES if each in self.config.output.formats]
+
+    def _own_exports(self) -> list[str]:
+        """Return where there are captions as one file that raycap wrote: a person may call his own `captions.csv`."""
+        own = (export_location(self.out, each) for each in EXPORT_FILES if each in self._recorded_formats())
+        return [location for location in own if exists(location)]
 
     def write(self) -> CaptionResult:
         """Caption what is pending, and write it."""
@@ -207,15 +234,19 @@ class _Job:
         if sidecars:
             sidecars.catch_up(output.rows, self.photos, places)
         new = ShardCounts()
+        own = self._own_exports()
         exports = [
-            each for each in EXPORT_FILES if each in config.output.formats or exists(export_location(self.out, each))
+            each for each in EXPORT_FILES if each in config.output.formats or export_location(self.out, each) in own
         ]
         if len(pending):
             run.save()
-            self._delete_exports()  # what is there would be taken for whole if this run were killed
+            for location in own:
+                delete_file(location)  # what is there would be taken for whole if this run were killed
             if config.workers.retry_failed:
                 output.forget_failures(pending)
             new = self._run(pending, output, sidecars)
+        elif not {*exports} <= {*self._recorded_formats()}:
+            run.save(run.result)  # that they are raycap's is on record before they are there
         counts = output.settle(self.photos, left=left)
         for file_format in exports:
             if not exists(export_location(self.out, file_format)):
@@ -237,14 +268,10 @@ class _Job:
         """Remove all that raycap wrote, the record last."""
         delete_written_sidecars(self.out)
         self.output.delete()
-        self._delete_exports()
+        for location in self._own_exports():
+            delete_file(location)
         if exists(join(self.out, RUN_FILE)):
             delete_file(join(self.out, RUN_FILE))
-
-    def _delete_exports(self) -> None:
-        for location in (export_location(self.out, each) for each in EXPORT_FILES):
-            if exists(location):
-                delete_file(location)
 
     def _run(self, pending: pa.Table, output: ShardedOutput, sidecars: Sidecars | None) -> ShardCounts:
         connect()
