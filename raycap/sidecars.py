@@ -68,7 +68,7 @@ class Sidecars:
         """Return where the sidecar of each photo of a listing goes: no two photos' in one place.
 
         It is the photo's name with .txt in place of its extension; where that would be two photos' (a.jpg and a.png),
-        or a photo itself, .txt comes after the extension.
+        of an earlier listing too, or a photo itself, .txt comes after the extension.
 
         Raises:
             InputError: if a photo has no place beside it.
@@ -82,13 +82,24 @@ class Sidecars:
         else:
             full = [join(self.where, *_parts(image_id)) for image_id in photos["image_id"].to_pylist()]
         whole, queries = zip(*map(split_query, full), strict=True)
-        originals = {split_query(uri)[0] for uri in uris}
+        originals = {split_query(uri)[0] for uri in uris} | self._places_of_others(uris)
         chosen = _if_free([without_suffix(each) for each in whole], whole, originals)
         hashed = [
             f"{each}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}" for each, uri in zip(whole, uris, strict=True)
         ]
         chosen = _if_free(chosen, hashed, originals)
         return [name + _SUFFIX + query for name, query in zip(chosen, queries, strict=True)]
+
+    def _places_of_others(self, uris: Sequence[str]) -> set[str]:
+        """Return where there are sidecars of photos that are not in this listing, without the URIs' queries."""
+        listed = set(uris)
+        tables = [read_table(join(self.record, name), columns=["uri", "sidecar"]) for name in list_tables(self.record)]
+        return {
+            split_query(sidecar)[0]
+            for table in tables
+            for uri, sidecar in zip(table["uri"].to_pylist(), table["sidecar"].to_pylist(), strict=True)
+            if uri not in listed
+        }
 
     def write(self, name: str, uris: Sequence[str], places: Sequence[str], captions: Sequence[str]) -> None:
         """Write the sidecars of a shard, and then the record of them.

@@ -199,6 +199,14 @@ def test_only_our_sidecars_go_away_and_only_if_unchanged(output):
     assert storage.list_files(output.captions) == ["part-0.parquet", "part-1.parquet"]
 
 
+def test_a_photo_of_another_listing_keeps_its_place(output):
+    ours = output.sidecars()
+    [first] = ours.place(listing("/p/x/a.jpg"))
+    ours.write("part-1.parquet", ["/p/x/a.jpg"], [first], ["a dog"])
+    assert ours.place(listing("/p/x/a.jpg")) == [first]
+    assert ours.place(listing("/p/x/a.png")) == ["/p/x/a.png.txt"]
+
+
 def test_sidecars_in_two_places_are_two_records(output):
     mirror = output.sidecars(str(output.root / "mirror"))
     assert output.catch_up() == output.catch_up(mirror) == SidecarCounts(written=4)
