@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _Config = TypeVar("_Config", bound="DataclassInstance")
+_UNESCAPED = re.compile(r"[^!-~]|%(?![0-9a-fA-F]{2})")
 _SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
@@ -23,9 +24,12 @@ def is_uri(location: str) -> bool:
 
 
 def absolute(location: str) -> str:
-    """Return `location` as an absolute local path or a URI, so that it means the same in every process."""
+    """Return `location` as an absolute local path or a URI, so that it means the same in every process.
+
+    What a URI may not hold, as a space, is escaped: an object store's own tools show names as they are.
+    """
     if is_uri(location):
-        return location.rstrip("/")
+        return _UNESCAPED.sub(lambda found: quote(os.fsencode(found[0])), location).rstrip("/")
     return os.path.abspath(os.path.expanduser(location))
 
 

@@ -6,13 +6,15 @@ folder that may not be read, a damaged container, a row without a path - becomes
 in the failures table and the counts add up.
 """
 
+import io
 import os
 import posixpath
 import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from contextlib import contextmanager
+from typing import Any, Final
 
 import pyarrow as pa
 from wcmatch import glob
@@ -22,8 +24,9 @@ from raycap.errors import InputError
 from raycap.images import PHOTO_EXTENSIONS
 from raycap.locations import absolute, as_text, as_utf8, file_name, join, parent, split_query
 from raycap.photo_tables import Found, damaged, read_content, read_list, read_table_of_photos
+from raycap.progress import say
 from raycap.schema import PHOTO_LISTING
-from raycap.storage import exists, is_folder, open_input, walk_files
+from raycap.storage import exists, is_folder, is_local, open_input, walk_files
 
 STANDARD_INPUT: Final = "-"
 
@@ -34,6 +37,9 @@ _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _CONTAINERS = frozenset((_TAR, ".tgz", ".gz", ".bz2", ".xz", ".zst", *_LISTS, *_TABLES))
 _MAGIC = frozenset("*?[{")
 _GLOB_FLAGS = glob.GLOBSTAR | glob.BRACE | glob.DOTGLOB
+_MOST_IN_BRACES = 100_000
+# of a remote tar: its members' headers come in pieces of half a kilobyte, each of which would be a request
+_TAR_BUFFER_BYTES = 2**20
 
 
 def find_photos(locations: Sequence[str], config: PhotosConfig | None = None) -> pa.Table:
@@ -53,7 +59,7 @@ def find_photos(locations: Sequence[str], config: PhotosConfig | None = None) ->
         raise InputError("there is nothing to caption: give photos, folders, globs, lists, or - for standard input")
     config = config or PhotosConfig()
     found: dict[str, Found] = {}
-    for location in locations:
+    for location in _without_sidecars(locations):
         for each in _source(location, config):
             # of two members of one name in a tar the later counts, as tar has it
             if each.uri not in found or each.container is not None:
@@ -68,6 +74,16 @@ def find_photos(locations: Sequence[str], config: PhotosConfig | None = None) ->
     for name in PHOTO_LISTING.names[2:]:
         columns[name] = [getattr(each, name) for each in found.values()]
     return pa.Table.from_pydict(columns, schema=PHOTO_LISTING)
+
+
+def _without_sidecars(locations: Sequence[str]) -> list[str]:
+    """Return locations without `a.txt` and `a.jpg.txt` where there is `a.jpg`: a shell gives them for `holiday/*`."""
+    photos = {each for each in locations if each.lower().endswith(PHOTO_EXTENSIONS)}
+    captions = {name + ".txt" for each in photos for name in (each, posixpath.splitext(each)[0])}
+    kept = [each for each in locations if each not in captions]
+    if len(kept) < len(locations):
+        say(f"{len(locations) - len(kept)} .txt files beside photos of the same names are taken for their captions")
+    return kept
 
 
 def _hint(locations: Sequence[str]) -> str:
@@ -129,7 +145,10 @@ def _glob(pattern: str, config: PhotosConfig) -> Iterator[Found]:
             if index > plain and (_MAGIC.intersection(part) or index == len(parts) - 1)
         )
     base, relative = ("/".join(parts[:plain]) or "/") + query, "/".join(parts[plain:])
-    matcher = glob.compile(relative, flags=_GLOB_FLAGS)
+    try:
+        matcher = glob.compile(relative, flags=_GLOB_FLAGS, limit=_MOST_IN_BRACES)
+    except Exception as error:  # wcmatch's own, of more names than that, is of no public type
+        raise InputError(f"{as_utf8(pattern)} cannot be used: {error}; * in place of braces may do") from None
     recursive = "/" in relative or "**" in relative
     files = walk_files(base, hidden=config.hidden or "/." in f"/{relative}", recursive=recursive)
     matching = [file for file in files if file.problem is not None or matcher.match(file.name)]
@@ -147,10 +166,16 @@ def _glob(pattern: str, config: PhotosConfig) -> Iterator[Found]:
             yield Found(as_utf8(file.name), as_text(location), num_bytes=file.num_bytes, problem=file.problem)
 
 
+@contextmanager
+def _open_tar(location: str) -> Iterator[Any]:
+    with open_input(location) as stream:
+        yield stream if is_local(location) else io.BufferedReader(stream, _TAR_BUFFER_BYTES)
+
+
 def _tar(location: str) -> Iterator[Found]:
     """Yield the photos of a tar file; one that is damaged yields those before the damage, and a problem."""
     try:
-        with open_input(location) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        with _open_tar(location) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep them all
                 if member.isreg() and member.name.lower().endswith(PHOTO_EXTENSIONS):

@@ -82,7 +82,7 @@ def _named(name: str, base: str) -> Found:
     if name.startswith("/") or "://" in name:
         uri = absolute(name)
     else:
-        uri = join(base, "/".join(part for part in name.split("/") if part not in {"", "."}))
+        uri = absolute(join(base, "/".join(part for part in name.split("/") if part not in {"", "."})))
     return Found(as_utf8(name), as_text(uri))
 
 
@@ -131,7 +131,16 @@ def _row(where: str, name: Any, image_id: Any, base: str, column: str) -> Found:
 
 def _csv_rows(text: str, delimiter: str) -> Iterator[dict[str, Any] | str]:
     csv.field_size_limit(sys.maxsize)
-    yield from csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    # not strict, all up to the next quotation mark would be one field, and the rows in it lost in silence
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    while True:
+        start = max(2, reader.reader.line_num + 1)  # line 1 is the header
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield f"not CSV: {error}; lines {start} to {reader.reader.line_num} are lost; quotation marks are doubled"
 
 
 def _json_rows(text: str) -> Iterator[dict[str, Any] | str]:

@@ -18,6 +18,9 @@ from raycap import locations, storage
         ("s3://bucket/a/", "s3://bucket/a"),
         ("file:///data/x", "file:///data/x"),
         ("gs://bucket", "gs://bucket"),
+        ("s3://b/my photo.jpg", "s3://b/my%20photo.jpg"),
+        ("s3://b/my%20photo.jpg", "s3://b/my%20photo.jpg"),
+        ("s3://b/é/50%off/*.[jp]*", "s3://b/%C3%A9/50%25off/*.[jp]*"),
     ],
 )
 def test_absolute(location, expected, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from raycap import locations, storage
+from raycap import locations, photo_sources, storage
 from raycap.config import PhotosConfig
 from raycap.errors import InputError
 from raycap.photo_sources import find_photos
@@ -261,6 +261,12 @@ def test_lists_of_paths(content, expected, kind, tmp_path, monkeypatch):
     assert len(rows) == len(expected)
 
 
+def test_a_photo_is_one_however_its_path_goes(tmp_path):
+    fill(tmp_path, "a.jpg", "sub/b.png")
+    location = write(tmp_path / "list.txt", f"sub/../a.jpg\na.jpg\n../{tmp_path.name}/sub/b.png\n")
+    assert [row["uri"] for row in find(location)] == [f"{tmp_path}/a.jpg", f"{tmp_path}/sub/b.png"]
+
+
 TABLES = {
     "t.csv": "caption,path\none,a.jpg\ntwo,sub/b.png\n",
     "crlf.csv": '\ufeffcaption,path\r\n"on\r\ne",a.jpg\r\ntwo,"sub/b.png"\r\n',
@@ -283,11 +289,17 @@ def test_tables_that_name_photos(name, tmp_path):
     assert contents(location) == contents(f"file://{location}") == ["a.jpg", "sub/b.png"]
 
 
+ROW_CASES = ["csv", "wide csv", "open tsv", "open csv", "jsonl", "jsonl at once", "deep jsonl", "half a character"]
+ROW_CASES += ["parquet", "parquet of nulls"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
         ("t.csv", "path,n\na.jpg,1\n,2\n  ,3\nb.jpg\n", [None, "no path", "no path", None]),
         ("t.csv", f"path,caption\na.jpg,{'x' * 200_000}\nb.jpg,x\n", [None, None]),
+        ("t.tsv", 'path\tcaption\na.jpg\t"open\nb.jpg\tx\nc.jpg\t"shut\nd.jpg\tx\n', ["lines 2 to 4 are lost", None]),
+        ("t.csv", 'path,caption\na.jpg,x\nb.jpg,"open\nc.jpg,x\n', [None, "lines 3 to 4 are lost"]),
         (
             "t.jsonl",
             '{"path": "a.jpg"}\n{"path":\n[1]\n{"path": 3}\n{"x": 1}',
@@ -299,7 +311,7 @@ def test_tables_that_name_photos(name, tmp_path):
         ("t.parquet", pa.table({"path": ["a.jpg", None, " "]}), [None, "no path", "no path"]),
         ("t.parquet", pa.table({"path": pa.array([None, None], pa.string())}), ["no path", "no path"]),
     ],
-    ids=["csv", "wide csv", "jsonl", "jsonl at once", "deep jsonl", "half a character", "parquet", "parquet of nulls"],
+    ids=ROW_CASES,
 )
 def test_rows_without_a_path_become_problems(name, content, expected, tmp_path):
     rows = find(write(tmp_path / name, content))
@@ -308,6 +320,39 @@ def test_rows_without_a_path_become_problems(name, content, expected, tmp_path):
         assert (problem or "") in (row["problem"] or "")
         assert (row["problem"] is None) is (problem is None)
         assert problem is None or row["image_id"].startswith(f"{tmp_path}/{name}")
+
+
+def test_captions_that_a_shell_gives_beside_their_photos_are_no_lists(tmp_path):
+    fill(tmp_path, "a.jpg", "b.png")
+    for name in ("a.txt", "b.png.txt"):
+        write(tmp_path / name, "a dog runs\n")
+    write(tmp_path / "list.txt", "b.png\nsub/c.jpg\n")
+    assert ids(*sorted(tmp_path.iterdir())) == ["a.jpg", "b.png", "sub/c.jpg"]
+    assert ids(tmp_path / "a.txt") == ["a dog runs"]  # nothing says that it is one
+
+
+def test_a_glob_may_stand_for_thousands_of_names(tmp_path):
+    fill(tmp_path, "00003.jpg", "01999.jpg", "02000.jpg")
+    assert ids(f"{tmp_path}/{{00000..01999}}.jpg") == ["00003.jpg", "01999.jpg"]
+    with pytest.raises(InputError, match=r"jpg cannot be used: .*limit"):
+        find(f"{tmp_path}/{{0..999999}}.jpg")
+
+
+def test_members_of_a_tar_far_away_are_not_asked_for_one_by_one(tmp_path, monkeypatch):
+    location = tar(tmp_path / "t.tar", *(f"{number}.jpg" for number in range(300)))
+    near = find(location)
+    reads = []
+
+    class Counted(io.FileIO):
+        def readinto(self, buffer):
+            reads.append(len(buffer))
+            return super().readinto(buffer)
+
+    monkeypatch.setattr(photo_sources, "is_local", lambda _: False)
+    monkeypatch.setattr(photo_sources, "open_input", lambda _: Counted(location))
+    assert find(location) == near
+    assert len(near) == 300
+    assert len(reads) < 5
 
 
 def image_struct(*paths: str | None) -> pa.Array:
