@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycap.errors import FormatError
 from raycap.storage import atomic_output, list_files, open_input
+
+_BY_PAGES: Final[dict[str, Any]] = {"pre_buffer": False, "buffer_size": 2**20}
 
 
 def list_tables(folder: str, *, recursive: bool = False) -> list[str]:
@@ -16,7 +19,7 @@ def list_tables(folder: str, *, recursive: bool = False) -> list[str]:
 
 
 @contextmanager
-def open_parquet(source: str | pa.Buffer) -> Iterator[pq.ParquetFile]:
+def open_parquet(source: str | pa.Buffer, *, by_pages: bool = False) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file, perhaps a stranger's.
 
     Columns of pickles are refused: Ray Data registers an Arrow type whose values it unpickles, and unpickling runs
@@ -24,6 +27,8 @@ def open_parquet(source: str | pa.Buffer) -> Iterator[pq.ParquetFile]:
 
     Args:
         source: its location, or its bytes.
+        by_pages: read a column as its rows are asked for, not all of a row group at once, which may be a million
+            photos.
 
     Raises:
         OSError: if it is not there, or may not be read.
@@ -31,7 +36,7 @@ def open_parquet(source: str | pa.Buffer) -> Iterator[pq.ParquetFile]:
     """
     with open_input(source) if isinstance(source, str) else pa.BufferReader(source) as stream:
         try:
-            file = pq.ParquetFile(stream)
+            file = pq.ParquetFile(stream, **(_BY_PAGES if by_pages else {}))
         except (TypeError, ValueError) as error:  # a registered type that cannot read what the file says of it
             raise pa.ArrowInvalid(str(error)) from error
         with file:

@@ -97,7 +97,7 @@ def _next_row(rows: Iterator[tuple[int, bytes | None]], photo: Address, *, max_b
 
 def _parquet_rows(location: str, column: str, wanted: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
     """Yield row and photo of some rows, given in rising order, of a Parquet file, a few in memory at a time."""
-    with open_parquet(location) as file:
+    with open_parquet(location, by_pages=True) as file:
         first = 0
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raycap import parquet as parquet_files
 from raycap import photo_reader, storage
 from raycap.config import LimitsConfig
 from raycap.errors import ImageMissingError, ImageTimeoutError, ImageTooLargeError
@@ -212,6 +213,23 @@ def release():
     event = threading.Event()
     yield event
     event.set()
+
+
+def test_a_row_group_of_many_photos_is_not_read_at_once(tmp_path, monkeypatch):
+    photos = [os.urandom(10_000) for _ in range(3_000)]  # Arrow writes pages of 1,024 at least
+    pq.write_table(pa.table({"image": photos}), tmp_path / "t.parquet")
+    read = []
+
+    class Counted(io.FileIO):
+        def read(self, size=-1):
+            content = super().read(size)
+            read.append(len(content))
+            return content
+
+    monkeypatch.setattr(parquet_files, "open_input", lambda location: pa.PythonFile(Counted(location)))
+    listed = addresses(find_photos([str(tmp_path / "t.parquet")]))
+    assert list(read_photos(listed[:8], LimitsConfig())) == photos[:8]
+    assert sum(read) < 15_000_000
 
 
 def test_a_read_that_hangs_is_given_up_and_the_others_are_read(tmp_path, monkeypatch, release):
