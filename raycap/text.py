@@ -2,6 +2,7 @@
 
 import json
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ _ATTRIBUTES = "black white red blue green yellow pink purple brown gray grey you
 ATTRIBUTES: Final = frozenset(_ATTRIBUTES.split())
 """English words that want a noun after them where an article is before them: "in front of a red"."""
 
+_JOINERS = "\u200c\u200d"  # inside words of Persian and Indic scripts
 _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -48,22 +50,33 @@ def is_unfinished(words: Sequence[str]) -> bool:
 def clean_words(caption: str, *, keep_one_letter_words: bool = False) -> list[str]:
     """Return the words of a caption, cleaned as the tutorial does.
 
-    Lower-case; strip ASCII punctuation; drop words of one character; drop words that are not all letters; in that
-    order, on white-space tokens.
+    Lower-case; strip punctuation; drop words of one character; drop words that are not all letters; in that order, on
+    white-space tokens. Outside ASCII, which the tutorial does not go beyond, quotation marks and their like are
+    punctuation too, and accents and vowel signs are of the letters that they stand by.
 
     Args:
         caption: as a person wrote it.
         keep_one_letter_words: keep "a" and its like, which the `standard` protocol scores.
     """
     shortest = 1 if keep_one_letter_words else 2
-    words = (word.translate(_DROP_PUNCTUATION) for word in caption.lower().split())
-    return [word for word in words if len(word) >= shortest and word.isalpha()]
+    return [word for word in standard_words(caption) if len(word) >= shortest and _is_letters(word)]
 
 
 def standard_words(caption: str) -> list[str]:
     """Return the words of a caption as the field scores them: lower-case, no punctuation, every word kept."""
-    words = (word.translate(_DROP_PUNCTUATION) for word in caption.lower().split())
-    return [word for word in words if word]
+    return [word for word in map(_without_punctuation, caption.lower().split()) if word]
+
+
+def _without_punctuation(word: str) -> str:
+    word = word.translate(_DROP_PUNCTUATION)
+    if word.isascii():
+        return word
+    composed = unicodedata.normalize("NFC", word)  # one letter however it was typed
+    return "".join(each for each in composed if not unicodedata.category(each).startswith("P"))
+
+
+def _is_letters(word: str) -> bool:
+    return word.isalpha() or all(unicodedata.category(each)[0] in "LM" or each in _JOINERS for each in word)
 
 
 @dataclass(frozen=True, kw_only=True)

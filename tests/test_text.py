@@ -20,7 +20,12 @@ CAPTIONS = ["A dog runs .", "The dog sleeps .", "A cat sees the dog !"]
         ("a 'b' (c) de", "de", "a b c de", "a b c de"),
         ("tab\tand\nnew line", "tab and new line", "tab and new line", "tab and new line"),
         ("Der Hund läuft über Eis", "der hund läuft über eis", "der hund läuft über eis", "der hund läuft über eis"),
-        ("“quoted” dash — 狗", "dash", "dash 狗", "“quoted” dash — 狗"),
+        ("“quoted” dash — 狗", "quoted dash", "quoted dash 狗", "quoted dash 狗"),
+        ("The man\u2019s «old» dog…", "the mans old dog", "the mans old dog", "the mans old dog"),
+        ("cafe\u0301 café", "café café", "café café", "café café"),
+        ("एक कुत्ता दौड़ता है।", "एक कुत्ता दौड़ता है", "एक कुत्ता दौड़ता है", "एक कुत्ता दौड़ता है"),
+        ("می\u200cدود ½ 10€", "می\u200cدود", "می\u200cدود", "می\u200cدود ½ 10€"),
+        ("一只狗在海滩上奔跑。", "一只狗在海滩上奔跑", "一只狗在海滩上奔跑", "一只狗在海滩上奔跑"),
     ],
 )
 def test_cleaning(caption, clean, clean_keeping_one_letter, standard):

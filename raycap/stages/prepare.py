@@ -16,7 +16,7 @@ from raycap.locations import join, with_absolute
 from raycap.parquet import read_table, write_table
 from raycap.prepared import CAPTIONS_FILE, PHOTOS_FILE
 from raycap.runs import Run
-from raycap.schema import CAPTIONS, SPLITS
+from raycap.schema import CAPTIONS, END_TOKEN, SPLITS, START_TOKEN
 from raycap.sole_writer import sole_writer
 from raycap.storage import read_text, write_text
 from raycap.text import TOKENIZER_FILE, Tokenizer
@@ -75,7 +75,8 @@ def prepare(config: PrepareConfig) -> PrepareResult:
     }
     tables = {PHOTOS_FILE: dataset.photos, CAPTIONS_FILE: captions}
     with sole_writer(config.out):
-        run = Run.open(config.out, "prepare", config)
+        # what the caption files hold counts, here and in what follows, not how their paths were written
+        run = Run.open(config.out, "prepare", config, ignore=("captions",))
         if run.result == asdict(result) and _are_there(config.out, files, tables):
             return result
         for name, table in tables.items():
@@ -116,6 +117,11 @@ def _clean(dataset: Dataset, config: PrepareConfig) -> tuple[Tokenizer, pa.Table
     tokenizer = Tokenizer.fit(
         training, keep_one_letter_words=config.keep_one_letter_words, min_word_count=config.min_word_count
     )
+    if not {*tokenizer.words} - {START_TOKEN, END_TOKEN}:
+        raise DatasetError(
+            f"no word of the training captions is left once they are cleaned, of {training[0]!r:.60} for one; see "
+            "--min-word-count and --keep-one-letter-words"
+        )
     clean = [" ".join(tokenizer.clean(caption)) for caption in captions["caption"].to_pylist()]
     return tokenizer, captions.append_column("clean_caption", pa.array(clean, pa.string())).cast(CAPTIONS)
 
