@@ -3,7 +3,9 @@
 Knows Ray, and nothing of photos or models.
 """
 
+import gc
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.util.metrics import Counter, Gauge
 
 from raycap.chatter import without_chatter
-from raycap.config import WorkersConfig
+from raycap.config import ModelWorkersConfig
 from raycap.errors import InputError, RaycapError
 from raycap.progress import say
 
@@ -134,6 +136,7 @@ class Capacity:
         Raises:
             InputError: if there are fewer, on a machine of one's own or after a quarter of an hour on a cluster.
         """
+        gc.collect()  # an earlier job that failed may still hold its actors, and they their CPUs, in a cycle
 
         def enough() -> bool:
             now = cls.now()
@@ -141,11 +144,15 @@ class Capacity:
 
         if not enough() and not is_own():
             say(f"waiting for a node with CPUs{f' and {num_gpus:g} GPUs' if num_gpus else ''} to join the cluster")
-            request_resources(bundles=[{"CPU": 1} | ({"GPU": num_gpus} if num_gpus else {})])
+            # a bundle is of one node, and each worker's GPU may be on another
+            bundle = {"CPU": 1} | ({"GPU": min(1.0, num_gpus)} if num_gpus else {})
+            request_resources(bundles=[bundle] * max(1, math.ceil(num_gpus)))
             deadline = time.monotonic() + _NODES_WITHIN_S
-            while not enough() and time.monotonic() < deadline:
-                time.sleep(_POLL_EVERY_S)
-            request_resources(bundles=[])
+            try:
+                while not enough() and time.monotonic() < deadline:
+                    time.sleep(_POLL_EVERY_S)
+            finally:  # a request outlives its job, and so would the nodes
+                request_resources(bundles=[])
         now = cls.now()
         if not enough():
             raise InputError(
@@ -164,7 +171,7 @@ def is_own() -> bool:
     return os.environ.get("RAY_ADDRESS", "local") == "local"
 
 
-def place(workers: WorkersConfig) -> Placement:
+def place(workers: ModelWorkersConfig) -> Placement:
     """Return where the model workers of a job go on the cluster that is connected.
 
     Raises:

@@ -1,6 +1,5 @@
 """Jobs over photos: shards in, operators over them, to the end. Knows Ray, and nothing of what the operators do."""
 
-import gc
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -95,7 +94,6 @@ def run_blocks(
     Raises:
         RaycapError: one that an operator raised, as it was raised.
     """
-    gc.collect()  # an earlier job that failed may still hold its actors, and they their CPUs, in a cycle
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

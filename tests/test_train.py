@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,27 @@ def test_workers_fit_on_the_nodes_that_there_are(
     assert placement.num_gpus == float(options.get("use_gpu", False))
 
 
+@pytest.mark.parametrize("ends", [True, False], ids=["come", "interrupted"])
+def test_each_gpu_may_be_on_a_node_of_its_own_and_no_request_for_nodes_stays(
+    ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[dict[str, float]]] = []
+    looks = iter([Capacity((8,), 0), *[Capacity((8, 8), 2)] * 3] if ends else [Capacity((8,), 0)] * 2)
+
+    def now() -> Capacity:
+        try:
+            return next(looks)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(Capacity, "now", now)
+    monkeypatch.setattr("raycap.cluster.request_resources", lambda bundles: asked.append(bundles))
+    with nullcontext() if ends else pytest.raises(KeyboardInterrupt):
+        assert Capacity.with_at_least(num_gpus=2).gpus == 2
+    assert asked == [[{"CPU": 1, "GPU": 1}] * 2, []]
+
+
 def test_no_member_of_one_seed_is_a_member_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
 
@@ -254,6 +276,7 @@ def test_no_member_of_one_seed_is_a_member_of_another(monkeypatch: pytest.Monkey
         ("learning_rate", float("inf")),
         ("label_smoothing", 2.0),
         ("warmup_steps", -1),
+        ("warmup_steps", 5),
         ("seed", -1),
     ],
 )
