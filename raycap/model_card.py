@@ -11,6 +11,7 @@ from raycap.errors import FormatError, InputError
 from raycap.locations import join
 from raycap.schema import FORMAT_VERSION, check_version
 from raycap.storage import exists, read_json
+from raycap.text import TOKENIZER_FILE
 
 BUNDLE_FOLDER: Final = "bundle"
 CARD_FILE: Final = "card.json"
@@ -88,6 +89,11 @@ class ModelCard:
             return card
         except (KeyError, TypeError) as error:
             raise FormatError(f"{source} is not a model card: {error}") from error
+
+
+def is_bundle(location: str) -> bool:
+    """Whether all that a bundle cannot do without is at `location`."""
+    return all(exists(join(location, name)) for name in (CARD_FILE, MODEL_FILE, TOKENIZER_FILE))
 
 
 def find_bundle(location: str) -> str:

@@ -118,13 +118,16 @@ def _diversity(
     prepared: Prepared,
 ) -> dict[str, dict[str, float]]:
     """Diversity of the captions, and of as many of people's: the first of each photo."""
-    words = PROTOCOLS["standard"].prepare
-    seen = {" ".join(words(caption)) for captions in training for caption in captions}
-    vocabulary = set(prepared.tokenizer.words) - {START_TOKEN, END_TOKEN}
-    captions = {_MODEL: hypotheses, "references": [each[0] for each in references]}
+    words, tokenizer = PROTOCOLS["standard"].prepare, prepared.tokenizer
+    as_written = {" ".join(words(caption)) for captions in training for caption in captions}
+    # a model has seen them as it was given them: cleaned, without words that are not in its vocabulary
+    cleaned = (tokenizer.clean(caption) for captions in training for caption in captions)
+    as_learnt = {tokenizer.decode(tokenizer.encode(each)) for each in cleaned}
+    vocabulary = set(tokenizer.words) - {START_TOKEN, END_TOKEN}
+    captions = {_MODEL: (hypotheses, as_learnt), "references": ([each[0] for each in references], as_written)}
     return {
         whose: diversity([words(each) for each in said], training=seen, vocabulary=vocabulary)
-        for whose, said in captions.items()
+        for whose, (said, seen) in captions.items()
     }
 
 

@@ -156,6 +156,17 @@ def test_what_an_older_raycap_wrote_is_scored_anew(
     pd.testing.assert_frame_equal(rows, expected)
 
 
+@pytest.mark.parametrize("name", ["scores.json", "hypotheses.parquet"])
+def test_what_was_deleted_is_made_again(
+    name: str, result: EvaluateResult, model: Path, prepared: Path, features: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(next(Path(features).parents[1].glob("scores*/scores")), tmp_path / "scores")
+    (tmp_path / "scores" / name).unlink()
+    again = evaluate(config(model, prepared, features, tmp_path / "scores"))
+    assert again.scores["model"] == plain(result).scores["model"]
+    assert (tmp_path / "scores" / name).exists()
+
+
 def test_against_itself(finished: Path, result: EvaluateResult, model: Path, prepared: Path, features: Path) -> None:
     """The captions are there: nothing is captioned, and nothing refused."""
     other = str(next(Path(features).parents[1].glob("scores*/scores")))

@@ -24,7 +24,7 @@ from raycap.schema import HYPOTHESES_FILE, SCORES_FILE, feature_columns
 from raycap.scores import EvaluateResult, check_against, read_result, read_rows
 from raycap.scoring import compare_rows, score_rows
 from raycap.sole_writer import sole_writer
-from raycap.storage import write_json
+from raycap.storage import exists, write_json
 
 # options that change neither captions nor what they score; what was prepared counts by its captions
 _IGNORED = ("prepared", "workers", "against", "meteor_timeout_s")
@@ -93,7 +93,8 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     references = prepared.references(config.split)
     with sole_writer(config.out):
         run = Run.open(config.out, "evaluate", config, ignore=_IGNORED, inputs=inputs)
-        earlier = None if run.result is None else read_result(config.out)
+        there = all(exists(join(config.out, name)) for name in (SCORES_FILE, HYPOTHESES_FILE))
+        earlier = read_result(config.out) if run.result is not None and there else None
         if earlier is None:
             run.save()
             started = time.monotonic()

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from raycap.cluster import connect, place
-from raycap.config import FinetuneConfig, WorkersConfig
+from raycap.config import FinetuneConfig, ModelWorkersConfig
 from raycap.encoder_choice import encoder_hash, with_absolute_encoder
 from raycap.errors import InputError
 from raycap.input_sizes import SAVED_MODEL_SUFFIX, input_size, is_saved
@@ -77,6 +77,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     with sole_writer(config.out):
         run = Run.open(config.out, "finetune", config, ignore=elsewhere, inputs=inputs)
         if run.result is not None and exists(finetuned_encoder(config)):
+            delete_folder(join(config.out, CHECKPOINTS_FOLDER))  # where a kill came between the record and this
             return FinetuneResult(**{**run.result, "encoder": finetuned_encoder(config)})
         run.save()
         connect()
@@ -90,7 +91,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
 
 def _fit(config: FinetuneConfig, *, name: str, num_photos: int) -> None:
     threads, num_gpus = config.cpus_per_worker or _ALL_CORES, float(config.use_gpu)
-    placement = place(WorkersConfig(num_workers=1, num_gpus=num_gpus, cpus_per_worker=threads))
+    placement = place(ModelWorkersConfig(num_workers=1, num_gpus=num_gpus, cpus_per_worker=threads))
     epochs_said = 0
     with Progress("finetune", num_photos, unit="photos") as progress:
 

@@ -13,6 +13,7 @@ from raycap.config import TrainConfig
 from raycap.errors import InputError, RaycapError
 from raycap.features import FeatureSet
 from raycap.locations import join, with_absolute
+from raycap.model_card import BUNDLE_FOLDER, is_bundle
 from raycap.prepared import Prepared
 from raycap.progress import Progress, printable, say
 from raycap.runs import Run, short_hash
@@ -81,13 +82,13 @@ def train(config: TrainConfig) -> TrainResult:
     num_captions = _check_coverage(prepared, features, present)
     with sole_writer(config.out):
         run = Run.open(config.out, "train", config, ignore=elsewhere, inputs=inputs)
-        if run.result is not None:
+        if run.result is not None and is_bundle(join(config.out, BUNDLE_FOLDER)):
             delete_folder(join(config.out, CHECKPOINTS_FOLDER))  # where a kill came between the record and this
             return TrainResult(**run.result)
         run.save()
         connect()
         if config.num_members == 1:
-            _fit(config, name=f"train-{short_hash(run.identity)}", num_captions=num_captions)
+            _fit(config, features, name=f"train-{short_hash(run.identity)}", num_captions=num_captions)
         else:
             _fit_members(config)
         result = TrainResult(**_read_outcome(config.out))
@@ -142,7 +143,7 @@ def _place(config: TrainConfig) -> Placement:
     )
 
 
-def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
+def _fit(config: TrainConfig, features: FeatureSet, *, name: str, num_captions: int) -> None:
     placement = _place(config)
     epochs_said = 0
 
@@ -161,7 +162,7 @@ def _fit(config: TrainConfig, *, name: str, num_captions: int) -> None:
 
         run_training(
             run_worker,
-            {"config": config},
+            {"config": config, "features": features},
             name=name,
             out=config.out,
             placement=placement,

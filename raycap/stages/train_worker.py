@@ -48,7 +48,8 @@ def run_worker(options: dict[str, Any]) -> None:
     """Train on one worker; what Ray Train runs in each.
 
     Args:
-        options: `config`, `num_threads`, None on a GPU, and the `board` that the first worker reports to.
+        options: `config`; `features`, the same on every worker though extract may add to them; `num_threads`, None on a
+            GPU; and the `board` that the first worker reports to.
     """
     import tensorflow as tf
 
@@ -61,7 +62,7 @@ def run_worker(options: dict[str, Any]) -> None:
     rank, num_workers = context.get_world_rank(), context.get_world_size()
     configure(options["num_threads"])
     strategy = tf.distribute.MultiWorkerMirroredStrategy() if num_workers > 1 else None
-    data = _Data(config, rank=rank, num_workers=num_workers)
+    data = _Data(config, options["features"], rank=rank, num_workers=num_workers)
     fitter = Fitter(
         config,
         vocab_size=data.prepared.tokenizer.vocab_size,
@@ -83,11 +84,11 @@ def run_worker(options: dict[str, Any]) -> None:
 class _Data:
     """One worker's batches, streamed from storage."""
 
-    def __init__(self, config: TrainConfig, *, rank: int, num_workers: int) -> None:
+    def __init__(self, config: TrainConfig, features: FeatureSet, *, rank: int, num_workers: int) -> None:
         self._config = config
         self._part = {"rank": rank, "num_workers": num_workers}
         self.prepared = Prepared.open(config.prepared)
-        self.features = FeatureSet.open(config.features)
+        self.features = features
         captions, tokenizer = self.prepared.captions, self.prepared.tokenizer
         self._train = encode_captions(captions, tokenizer, "train")
         self._dev = encode_captions(captions, tokenizer, "dev")
@@ -351,7 +352,7 @@ def combine_members(config: TrainConfig, num_threads: int | None) -> None:
     bundles = [Bundle.load(folder) for folder in folders]
     model = ensemble.combine([bundle.model for bundle in bundles])
     kernel, bias = map(tf.constant, ensemble.vocabulary_weights(ensemble.members(model)))
-    data = _Data(config, rank=0, num_workers=1)
+    data = _Data(config, FeatureSet.open(config.features), rank=0, num_workers=1)
     loss = DevLoss(decoder_of(model).forcing(model), lambda: (kernel, bias), data.features.card.shape)
     dev_loss = loss(data.dev_batches()).mean
     entries = [{**entry, "member": n} for n, each in enumerate(histories, start=1) for entry in each["history"]]
