@@ -44,8 +44,11 @@ def _git_commit() -> str | None:
     checkout = Path(__file__).resolve().parents[1]
     if not (checkout / ".git").exists():
         return None
-    answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or None
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:  # a machine without git
+        return None
 
 
 def _change(name: str, was: Any, now: Any) -> str:
@@ -127,6 +130,8 @@ class Run:
             said = "; ".join(_change(name, was.get(name), identity.get(name)) for name in changed)
             raise StaleError(f"{out} was made with other options ({said})", "give another --out, or the old options")
         run.result, run.id = earlier["result"], earlier.get("id", run.id)
+        if run.result is None:  # it goes on with what was begun
+            run.started_at = earlier.get("started_at", run.started_at)
         return run
 
     def save(self, result: Mapping[str, Any] | None = None) -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from raycap.config import FinetuneConfig
 from raycap.errors import InputError, StaleError
@@ -22,6 +22,8 @@ from raycap.stages.train import train
 from raycap.storage import delete_file, delete_folder, exists, is_folder, read_text
 from raycap.summaries import say_extract, say_finetune, say_prepare, say_train
 from raycap.tool_config import ReportConfig, RunConfig
+
+_REPORT_FILE: Final = "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,7 @@ def run(config: RunConfig) -> RunResult:
             say(f"{stage.name}: up to date")
             continue
         seconds[stage.name] = took
+        _delete_report(config.out)  # it is of what was there before, and a kill may come before the next
         if stage.say is not None:
             say(stage.say(results[stage.name], stage.config))
         say(f"{stage.name}: done in {timedelta(seconds=round(took))}")
@@ -196,9 +199,15 @@ def _forget(stage: _Stage) -> None:
                 delete_file(location)
 
 
+def _delete_report(out: str) -> None:
+    location = join(out, _REPORT_FILE)
+    if exists(location):
+        delete_file(location)
+
+
 def _report(out: str, *, has_news: bool) -> str:
     """Write the report, if there is something new; return where it is."""
-    location = join(out, "report.html")
+    location = join(out, _REPORT_FILE)
     if has_news or not exists(location):
         report(ReportConfig(runs=(out,), out=location))
     return location

@@ -69,6 +69,21 @@ def test_a_run_that_goes_on_is_unfinished_until_it_is_saved_again(out):
     assert Run.open(out, "extract", Config(out=out)).result == {"num_features": 9}
 
 
+def test_an_interrupted_run_began_when_it_began(out):
+    run = Run.open(out, "extract", Config(out=out))
+    run.started_at = "2020-01-01T00:00:00+00:00"
+    run.save()
+    assert Run.open(out, "extract", Config(out=out)).started_at == run.started_at
+    run.save({})
+    assert Run.open(out, "extract", Config(out=out)).started_at != run.started_at
+
+
+def test_a_machine_without_git_keeps_a_record_too(out, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    finished(out)
+    assert read_run(out)["git_commit"] is None
+
+
 def test_the_output_may_be_moved(out, tmp_path):
     finished(out)
     moved = (tmp_path / "out").rename(tmp_path / "moved")

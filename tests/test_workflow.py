@@ -76,6 +76,19 @@ def test_the_stages_run_in_order_and_then_are_up_to_date(
     assert [line for line in said.splitlines() if "up to date" in line] == [f"{name}: up to date" for name in STAGES]
 
 
+def test_an_earlier_report_does_not_outlive_what_it_is_of(
+    out: Path, dataset: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(out, tmp_path / "copy")
+    options = config(dataset, tmp_path / "copy", encoder_file)
+    report = tmp_path / "copy/report.html"
+    report.write_text("of what is there")
+    assert run(options).up_to_date == STAGES
+    assert report.exists()
+    run(replace(options, evaluate=replace(options.evaluate, seed=7), redo=True))
+    assert not report.exists()
+
+
 def test_a_run_folder_that_was_moved_is_up_to_date(
     out: Path, dataset: Path, encoder_file: Path, tmp_path: Path
 ) -> None:
