@@ -61,7 +61,8 @@ def _sort(flags: "_Flags", words: list[str]) -> tuple[dict[Path, tuple[Option, l
             continue
         flag, equals, value = word.partition("=")
         option, is_negated = flags.find(flag)
-        given: list[str] = []
+        # a list that is given twice goes on; of anything else the last counts
+        given = texts[option.path][1] if option.many and option.path in texts else []
         texts[option.path] = option, given
         taker = given if option.many and not equals else others
         if equals:

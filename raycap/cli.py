@@ -17,6 +17,7 @@ from raycap.usage import SWITCHES, command_page, main_page
 
 _EXIT_DONE, _EXIT_FAILED, _EXIT_INPUT, _EXIT_INTERRUPTED, _EXIT_UNREAD = 0, 1, 2, 130, 141
 _VARIABLES = {"--verbose": "RAYCAP_VERBOSE", "--quiet": "RAYCAP_QUIET", "--json": "RAYCAP_JSON"}
+_RESUMED = frozenset(("prepare", "extract", "finetune", "train", "evaluate", "run", "demo"))
 _HELP = frozenset(("-h", "--help"))
 _USAGE = {"run": "[CONFIG.toml] [OPTIONS]", "config": "[CONFIG.toml] [OPTIONS]"}
 
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _run(words, wants_help=bool(switches & _HELP))
         except KeyboardInterrupt:
-            say(f"{_prog(words)}: interrupted; the same command goes on from here", always=True)
+            goes_on = "; the same command goes on from here" if _is_resumed(words) else ""
+            say(f"{_prog(words)}: interrupted{goes_on}", always=True)
             return _EXIT_INTERRUPTED
         except BrokenPipeError:  # who read standard output, such as head, has had enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -44,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if "--debug" in switches:
                 raise
             own = isinstance(error, RaycapError)
-            say(f"{_prog(words)}: {error if own else _in_a_line(error)}", always=True)
+            said = str(error) if own else _in_a_line(error, is_resumed=_is_resumed(words))
+            say(f"{_prog(words)}: {said}", always=True)
             return _EXIT_INPUT if isinstance(error, InputError) else _EXIT_FAILED
 
 
@@ -52,11 +55,22 @@ def _prog(words: Sequence[str]) -> str:
     return f"raycap {words[0]}" if words and words[0] in COMMANDS else "raycap"
 
 
-def _in_a_line(error: Exception) -> str:
+def _is_resumed(words: Sequence[str]) -> bool:
+    """Whether a command that ends early goes on when it is given again; caption without --out keeps no record."""
+    return words[:1] != [] and (words[0] in _RESUMED or (words[0] == "caption" and _gives_out(words)))
+
+
+def _gives_out(words: Sequence[str]) -> bool:
+    return any(word.partition("=")[0] == "--out" for word in words)
+
+
+def _in_a_line(error: Exception, *, is_resumed: bool) -> str:
     """Return what a person needs of an error that is not raycap's own; Ray's end with the line that counts."""
     last = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), repr(error))
     if isinstance(error, OSError):
-        return f"cannot read or write: {last}; once that is mended, the same command goes on"
+        if is_resumed:
+            return f"cannot read or write: {last}; once that is mended, the same command goes on"
+        return f"cannot read or write: {last}"
     return f"{last} ({type(error).__name__}); --debug shows where it comes from"
 
 

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from raycap import errors
 from raycap.cluster import Capacity, connect, is_own
-from raycap.config import DecodingConfig, LimitsConfig
+from raycap.config import DecodingConfig
 from raycap.errors import ConflictError, InputError, RaycapError
 from raycap.locations import with_absolute
 from raycap.model_card import find_bundle, read_card
+from raycap.presets import PRESETS, preset_of
 from raycap.progress import say
 from raycap.tool_config import ServeConfig
 
@@ -106,11 +107,15 @@ def build_app(options: Mapping[str, Any]) -> Any:
     given = dict(options)
     if {"host", "port"} & given.keys():
         raise InputError("host and port are http_options of the Serve config, not args")
+    preset = given.get("preset", ServeConfig.preset)
+    if preset not in PRESETS:
+        raise InputError(f"there is no preset {preset!r}; give one of {', '.join(PRESETS)}")
+    searched = {path[-1]: value for path, value in preset_of(preset, decoding_alone=True).items()}
     try:
-        defaults = ServeConfig(model=given.pop("model"))
-        for name, kind in (("decoding", DecodingConfig), ("limits", LimitsConfig)):
+        defaults = ServeConfig(model=given.pop("model"), decoding=DecodingConfig(**searched))
+        for name in ("decoding", "limits"):
             if name in given:
-                given[name] = replace(getattr(defaults, name), **given[name]) if given[name] else kind()
+                given[name] = replace(getattr(defaults, name), **(given[name] or {}))
         config = replace(defaults, **given)
     except KeyError as error:
         raise InputError(f"args lacks {error}") from error

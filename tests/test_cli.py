@@ -154,6 +154,33 @@ def test_options_are_read() -> None:
     assert dashes.values[("photos",)] == ("-", "--odd.jpg", "--")
 
 
+def test_a_list_may_be_given_in_parts() -> None:
+    words = "--formats csv --model m --formats=jsonl --formats coco parquet"
+    assert parse(CaptionConfig, words.split(), prog="raycap caption").values == {
+        ("output", "formats"): ("csv", "jsonl", "coco", "parquet"),
+        ("model",): "m",
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "goes_on"),
+    [("extract --out o", True), ("caption p --out=o", True), ("caption p", False), ("report r --out o", False)],
+)
+def test_only_what_goes_on_says_so(
+    words: str, goes_on: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error, code, says in ((KeyboardInterrupt(), 130, "interrupted"), (OSError("full"), 1, "cannot read or write")):
+
+        def fail(*_: object, error: BaseException = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr("raycap.cli._run", fail)
+        assert main(words.split()) == code
+        said = capsys.readouterr().err
+        assert says in said
+        assert ("the same command goes on" in said) is goes_on
+
+
 def test_a_prefix_may_be_left_out_where_one_option_alone_has_the_name() -> None:
     words = "--epochs 5 --train.seed 2 --evaluate.beam-width 7 --train.no-use-gpu --no-report --out o --captions a b"
     values = parse(RunConfig, words.split(), prog="raycap run").values

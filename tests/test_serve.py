@@ -344,6 +344,19 @@ def test_wrong_args_of_a_serve_config_are_said(options: dict[str, Any], says: st
         build_app(options)
 
 
+def test_args_of_a_serve_config_mean_what_they_do_on_the_command_line(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[ServeConfig] = []
+    monkeypatch.setattr("raycap.serve._located", lambda config: built.append(config) or config)
+    monkeypatch.setattr("raycap.serve_app.application", lambda config: config)
+    build_app({"model": str(model), "limits": None, "preset": "best", "decoding": {"beam_width": 4}})
+    assert built[0].limits == ServeConfig(model="m").limits
+    assert (built[0].decoding.beam_width, built[0].decoding.consensus) == (4, 0.5)
+    with pytest.raises(InputError, match="there is no preset 'worst'"):
+        build_app({"model": str(model), "preset": "worst"})
+
+
 def test_a_serve_config_builds_the_application(model: Path) -> None:
     """As docs/serving.md shows it."""
     import yaml
