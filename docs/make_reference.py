@@ -87,15 +87,16 @@ def _joined(links: Sequence[str]) -> str:
 
 
 def _section(heading: str, takers: Mapping[str, Group]) -> str:
-    """Return the section of a group, with the defaults of each command where they differ."""
+    """Return the section of a group, with the defaults of each command where they differ or some do not have it."""
     group = next(iter(takers.values()))
 
     def default(option: Option) -> str:
         commands: dict[str, list[str]] = {}
         for name, taken in takers.items():
-            same = next(each for each in taken.options if each.path[-1] == option.path[-1])
-            commands.setdefault(_default(same), []).append(name)
-        if len(commands) == 1:
+            for each in taken.options:
+                if each.path[-1] == option.path[-1]:
+                    commands.setdefault(_default(each), []).append(name)
+        if [len(names) for names in commands.values()] == [len(takers)]:
             return _default(option)
         return "; ".join(f"{', '.join(names)}: {value}" for value, names in commands.items())
 

@@ -72,8 +72,8 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkersConfig:
-    """How much of the cluster a Ray Data stage uses. Changes speed, never results."""
+class ModelWorkersConfig:
+    """How much of the cluster the model of a Ray Data stage uses. Changes speed, never results."""
 
     num_workers: int | None = None
     """Model workers; by default one a GPU, or on CPUs one for every --cpus-per-worker."""
@@ -83,6 +83,19 @@ class WorkersConfig:
     """Threads of each CPU worker, at most the node's."""
     batch_size: int | None = None
     """Photos a model call; by default found by trying. Halved where memory runs out."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "num_workers", "cpus_per_worker", "batch_size")
+        require(
+            self.num_gpus is None or 0 <= self.num_gpus <= 1,
+            f"--num-gpus is {self.num_gpus}; give 0 to 1, as a worker uses one GPU; --num-workers is how many",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersConfig(ModelWorkersConfig):
+    """How a Ray Data stage over photos uses the cluster, and what it does about photos that fail."""
+
     shard_size: int = 256
     """Photos an output file at most; what a kill can lose is what is in flight."""
     max_failure_rate: float = 1.0
@@ -91,11 +104,8 @@ class WorkersConfig:
     """Try the photos of the failures table again."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "num_workers", "cpus_per_worker", "batch_size", "shard_size")
-        require(
-            self.num_gpus is None or 0 <= self.num_gpus <= 1,
-            f"--num-gpus is {self.num_gpus}; give 0 to 1, as a worker uses one GPU; --num-workers is how many",
-        )
+        super().__post_init__()
+        require_at_least(self, 1, "shard_size")
         require(0 <= self.max_failure_rate <= 1, f"--max-failure-rate is {self.max_failure_rate:g}; give 0 to 1")
 
 
@@ -218,7 +228,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         require_at_least(self.tuning, 1, "finetune_epochs")
-        require_at_least(self, 0, "seed")
+        require_at_least(self, 0, "seed", "max_restarts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,6 +339,10 @@ class TrainConfig:
         for name in ("learning_rate", "cider_learning_rate"):
             value = getattr(self, name)
             require(0 < value < math.inf, f"--{name.replace('_', '-')} is {value:g}; give more than 0")
+        require(
+            not self.warmup_steps or self.schedule == "cosine",
+            "--warmup-steps is for a learning rate that changes; give --schedule cosine, or --warmup-steps 0",
+        )
         require(0 <= self.label_smoothing < 1, f"--label-smoothing is {self.label_smoothing:g}; give 0 to below 1")
         require(0 <= self.weight_average < 1, f"--weight-average is {self.weight_average:g}; give 0 to below 1")
         require(self.cider_captions >= 2, f"--cider-captions is {self.cider_captions}; give 2 or more to compare")
@@ -443,10 +457,13 @@ class EvaluateConfig:
     meteor_timeout_s: float = 600.0
     """Seconds that METEOR's Java program may take; 0 leaves METEOR out."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
-    workers: WorkersConfig = field(default_factory=WorkersConfig)
+    workers: ModelWorkersConfig = field(default_factory=ModelWorkersConfig)
 
     def __post_init__(self) -> None:
         require(self.meteor_timeout_s >= 0, f"--meteor-timeout-s is {self.meteor_timeout_s:g}; give 0 or more")
+        require(
+            self.decoding.num_captions == 1, "one caption of each photo is scored; --num-captions is for raycap caption"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

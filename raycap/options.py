@@ -289,10 +289,10 @@ def _understood(kind: Any) -> tuple[type, tuple[str, ...], bool, bool]:
 
 @cache
 def _field_helps(config: type) -> dict[str, str]:
-    """Return the docstring below each field, on one line."""
+    """Return the docstring below each field, its own and inherited, on one line."""
+    helps = {name: text for base in config.__bases__ if base is not object for name, text in _field_helps(base).items()}
     tree = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
     assert isinstance(tree, ast.ClassDef)  # noqa: S101 - the source of a class
-    helps = {}
     for node, after in zip(tree.body, tree.body[1:], strict=False):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr):
             helps[node.target.id] = re.sub(r"\s+", " ", str(ast.literal_eval(after.value))).strip()
