@@ -166,6 +166,11 @@ class Capacity:
         return sum(int(cpus / threads) for cpus in self.cpus)
 
 
+def largest_memory_bytes() -> float:
+    """Return the memory that the node with most of it has for work, as Ray counts it."""
+    return max((node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+
+
 def is_own() -> bool:
     """Whether the cluster was started by `connect`, so that no node can join it."""
     return os.environ.get("RAY_ADDRESS", "local") == "local"

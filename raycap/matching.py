@@ -33,6 +33,11 @@ _LEAST_CORRELATION = 1e-3
 _PHOTOS_AT_ONCE = 2048
 
 
+def fitting_bytes(dim: int, vocab_size: int) -> int:
+    """Return what `Matching.fit` takes: three squares in float64 (3 GB for the tutorial's 4,096 and 7,579)."""
+    return 3 * 8 * (dim + vocab_size) ** 2
+
+
 @dataclass(frozen=True)
 class Matching:
     """Projections of photos and of captions into one space of `k` dimensions; all float32.
@@ -55,8 +60,7 @@ class Matching:
     def fit(cls, known: Neighbors, *, vocab_size: int) -> Self:
         """Find what photos and captions have in common.
 
-        Takes memory for the square of `dim` and `vocab_size` together, three times in float64 (3 GB for the tutorial's
-        11,675), however many photos there are.
+        Takes `fitting_bytes` of memory, however many photos there are.
 
         Args:
             known: training photos with their captions.

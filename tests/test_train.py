@@ -247,6 +247,13 @@ def test_each_gpu_may_be_on_a_node_of_its_own_and_no_request_for_nodes_stays(
     assert asked == [[{"CPU": 1, "GPU": 1}] * 2, []]
 
 
+def test_what_memory_will_not_hold_is_said_before_the_first_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "largest_memory_bytes", lambda: 4e9)
+    stage._check_memory(4_096, 7_579)
+    with pytest.raises(InputError, match=r"23 GB for 4,096 numbers a photo and 27,000 words, .* more than 4; "):
+        stage._check_memory(4_096, 27_000)
+
+
 def test_no_member_of_one_seed_is_a_member_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
 

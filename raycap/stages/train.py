@@ -8,11 +8,12 @@ from typing import Any
 import pyarrow.compute as pc
 import ray
 
-from raycap.cluster import Capacity, Placement, connect, is_own, own_errors
+from raycap.cluster import Capacity, Placement, connect, is_own, largest_memory_bytes, own_errors
 from raycap.config import TrainConfig
 from raycap.errors import InputError, RaycapError
 from raycap.features import FeatureSet
 from raycap.locations import join, with_absolute
+from raycap.matching import fitting_bytes
 from raycap.model_card import BUNDLE_FOLDER, is_bundle
 from raycap.prepared import Prepared
 from raycap.progress import Progress, printable, say
@@ -51,7 +52,7 @@ def train(config: TrainConfig) -> TrainResult:
 
     Raises:
         InputError: if captions or features are missing, or features are not of the decoder's kind, or several workers
-            would open ports that nobody allowed.
+            would open ports that nobody allowed, or no node has the memory that `fit_matching` takes at the end.
         ConflictError: if the output was made with other options or other inputs, or another run is writing it.
         RaycapError: if the loss is no longer a number.
         WorkerDiedError: if workers cannot be started.
@@ -87,6 +88,8 @@ def train(config: TrainConfig) -> TrainResult:
             return TrainResult(**run.result)
         run.save()
         connect()
+        if config.fit_matching:
+            _check_memory(features.card.dim, prepared.tokenizer.vocab_size)
         if config.num_members == 1:
             _fit(config, features, name=f"train-{short_hash(run.identity)}", num_captions=num_captions)
         else:
@@ -113,6 +116,16 @@ def _check_coverage(prepared: Prepared, features: FeatureSet, present: set[str])
         if split == "train":
             num_captions = sum(image_id in present for image_id in image_ids)
     return num_captions
+
+
+def _check_memory(dim: int, vocab_size: int) -> None:
+    """Check that there will be memory for `--fit-matching`, which comes after all epochs."""
+    needed, largest = fitting_bytes(dim, vocab_size), largest_memory_bytes()
+    if needed > largest:
+        raise InputError(
+            f"--fit-matching needs {needed / 1e9:.0f} GB for {dim:,} numbers a photo and {vocab_size:,} words, and no "
+            f"node has more than {largest / 1e9:.0f}; leave out rare words, with --min-word-count of prepare, or it"
+        )
 
 
 def _fit_members(config: TrainConfig) -> None:
