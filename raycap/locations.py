@@ -59,7 +59,12 @@ def split_query(location: str) -> tuple[str, str]:
 def file_name(location: str) -> str:
     """Return the name of the file at `location`: unescaped, and without a query, where that is a URI."""
     name = posixpath.basename(split_query(location)[0])
-    return os.fsdecode(unquote_to_bytes(os.fsencode(name))) if is_uri(location) else name
+    return unescaped(name) if is_uri(location) else name
+
+
+def unescaped(name: str) -> str:
+    """Return a part of a URI's path as the name that it is."""
+    return os.fsdecode(unquote_to_bytes(os.fsencode(name)))
 
 
 def parent(location: str) -> str:

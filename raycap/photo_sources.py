@@ -22,7 +22,7 @@ from wcmatch import glob
 from raycap.config import PhotosConfig
 from raycap.errors import InputError
 from raycap.images import PHOTO_EXTENSIONS
-from raycap.locations import absolute, as_text, as_utf8, file_name, join, parent, split_query
+from raycap.locations import absolute, as_text, as_utf8, file_name, is_uri, join, parent, split_query, unescaped
 from raycap.photo_tables import Found, damaged, read_content, read_list, read_table_of_photos
 from raycap.progress import say
 from raycap.schema import PHOTO_LISTING
@@ -145,6 +145,8 @@ def _glob(pattern: str, config: PhotosConfig) -> Iterator[Found]:
             if index > plain and (_MAGIC.intersection(part) or index == len(parts) - 1)
         )
     base, relative = ("/".join(parts[:plain]) or "/") + query, "/".join(parts[plain:])
+    if is_uri(pattern):
+        relative = unescaped(relative)  # as the names that it is matched with are
     try:
         matcher = glob.compile(relative, flags=_GLOB_FLAGS, limit=_MOST_IN_BRACES)
     except Exception as error:  # wcmatch's own, of more names than that, is of no public type

@@ -245,7 +245,7 @@ def test_globs_lists_and_containers_on_an_object_store(store: Environment, photo
     rows = {"image": [{"bytes": path.read_bytes(), "path": path.name} for path in photos]}
     pq.write_table(pa.table(rows), "raycap/given/rows.parquet", filesystem=here, row_group_size=2)
 
-    given_as = ("in%20folder", "relative.txt", "absolute.csv", "matched/**/*.png", "shard-*.tar", "rows.parquet")
+    given_as = ("in folder", "relative.txt", "absolute.csv", "matched/**/*.png", "shard-*.tar", "rows.parquet")
     sources = [f"s3://raycap/given/{name}" for name in given_as]
     options = ("--model", "s3://raycap/given/bundle", "--out", "s3://raycap/given/captions", "--json")
     result = json.loads(raycap(store, "caption", *sources, *options))

@@ -331,6 +331,15 @@ def test_captions_that_a_shell_gives_beside_their_photos_are_no_lists(tmp_path):
     assert ids(tmp_path / "a.txt") == ["a dog runs"]  # nothing says that it is one
 
 
+@pytest.mark.parametrize("pattern", ["in it/*/my photo*.jpg", "in%20it/*/my%20photo*.jpg", "**/my photo*"])
+def test_a_uris_spaces_may_be_escaped_or_not(pattern, tmp_path):
+    fill(tmp_path, "in it/x/my photo 1.jpg", "in it/x/other.jpg")
+    [row] = find(f"file://{tmp_path}/{pattern}")
+    assert row["uri"] == f"file://{tmp_path}/in%20it/x/my%20photo%201.jpg"
+    assert contents(f"file://{tmp_path}/{pattern}") == ["in it/x/my photo 1.jpg"]
+    assert ids(row["uri"]) == ids(row["uri"].replace("%20", " ")) == ["my photo 1.jpg"]
+
+
 def test_a_glob_may_stand_for_thousands_of_names(tmp_path):
     fill(tmp_path, "00003.jpg", "01999.jpg", "02000.jpg")
     assert ids(f"{tmp_path}/{{00000..01999}}.jpg") == ["00003.jpg", "01999.jpg"]
