@@ -76,7 +76,10 @@ def _without_punctuation(word: str) -> str:
 
 
 def _is_letters(word: str) -> bool:
-    return word.isalpha() or all(unicodedata.category(each)[0] in "LM" or each in _JOINERS for each in word)
+    if word.isalpha() or word.isascii():
+        return word.isalpha()
+    others = [each for each in word if not each.isalpha()]
+    return len(others) < len(word) and all(unicodedata.category(each)[0] == "M" or each in _JOINERS for each in others)
 
 
 @dataclass(frozen=True, kw_only=True)
