@@ -421,19 +421,24 @@ def test_killed_at_any_moment_every_photo_is_captioned_once(model: Path, photo_f
     options = f"--model {model} --shard-size 32 --formats jsonl --sidecars beside --beam-width 1 --out {tmp_path}/out"
     command = [sys.executable, "-m", "raycap", "caption", str(photos), *options.split()]
     rng = random.Random(0)
-    kills, done = 0, -1
+
+    def finished() -> int:
+        return sum(pq.read_metadata(path).num_rows for path in (tmp_path / "out").glob("captions/*.parquet"))
+
+    kills = done = 0
     while True:
         process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
-        try:
-            process.wait(timeout=14 + 10 * rng.random() if kills < 5 else 400)
+        enough = done + rng.randrange(1, 400)
+        while kills < 5 and process.poll() is None and finished() < enough:
+            time.sleep(0.1 * rng.random())
+        if kills == 5 or process.poll() is not None:
+            process.wait(timeout=400)
             break
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-            finished = sum(pq.read_metadata(path).num_rows for path in (tmp_path / "out").glob("captions/*.parquet"))
-            assert finished >= done  # what was finished is never lost
-            done = finished
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+        assert finished() >= enough  # what was finished is never lost
+        done = finished()
     assert kills > 0
     assert process.returncode == 3, process.stderr and process.stderr.read()
     rows = pd.read_parquet(tmp_path / "out/captions")
