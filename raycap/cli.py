@@ -57,11 +57,9 @@ def _prog(words: Sequence[str]) -> str:
 
 def _is_resumed(words: Sequence[str]) -> bool:
     """Whether a command that ends early goes on when it is given again; caption without --out keeps no record."""
-    return words[:1] != [] and (words[0] in _RESUMED or (words[0] == "caption" and _gives_out(words)))
-
-
-def _gives_out(words: Sequence[str]) -> bool:
-    return any(word.partition("=")[0] == "--out" for word in words)
+    if words[:1] == ["caption"]:
+        return any(word.partition("=")[0] == "--out" for word in words)
+    return bool(words) and words[0] in _RESUMED
 
 
 def _in_a_line(error: Exception, *, is_resumed: bool) -> str:

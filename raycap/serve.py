@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from raycap import errors
 from raycap.cluster import Capacity, connect, is_own
-from raycap.config import DecodingConfig
 from raycap.errors import ConflictError, InputError, RaycapError
 from raycap.locations import with_absolute
 from raycap.model_card import find_bundle, read_card
+from raycap.options import build
 from raycap.presets import PRESETS, preset_of
 from raycap.progress import say
 from raycap.tool_config import ServeConfig
@@ -110,9 +110,9 @@ def build_app(options: Mapping[str, Any]) -> Any:
     preset = given.get("preset", ServeConfig.preset)
     if preset not in PRESETS:
         raise InputError(f"there is no preset {preset!r}; give one of {', '.join(PRESETS)}")
-    searched = {path[-1]: value for path, value in preset_of(preset, decoding_alone=True).items()}
     try:
-        defaults = ServeConfig(model=given.pop("model"), decoding=DecodingConfig(**searched))
+        values = {("model",): given.pop("model"), **preset_of(preset, decoding_alone=True)}
+        defaults = build(ServeConfig, values)
         for name in ("decoding", "limits"):
             if name in given:
                 given[name] = replace(getattr(defaults, name), **(given[name] or {}))

@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from raycap.config import FinetuneConfig
 from raycap.errors import InputError, StaleError
 from raycap.locations import absolute, file_name, join, parent
 from raycap.progress import say
-from raycap.reporting.report import report
+from raycap.reporting.report import REPORT_FILE, report
 from raycap.runs import RUN_FILE, read_run
 from raycap.scores import EvaluateResult
 from raycap.sole_writer import sole_writer
@@ -22,8 +22,6 @@ from raycap.stages.train import train
 from raycap.storage import delete_file, delete_folder, exists, is_folder, read_text
 from raycap.summaries import say_extract, say_finetune, say_prepare, say_train
 from raycap.tool_config import ReportConfig, RunConfig
-
-_REPORT_FILE: Final = "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,14 +198,14 @@ def _forget(stage: _Stage) -> None:
 
 
 def _delete_report(out: str) -> None:
-    location = join(out, _REPORT_FILE)
+    location = join(out, REPORT_FILE)
     if exists(location):
         delete_file(location)
 
 
 def _report(out: str, *, has_news: bool) -> str:
     """Write the report, if there is something new; return where it is."""
-    location = join(out, _REPORT_FILE)
+    location = join(out, REPORT_FILE)
     if has_news or not exists(location):
         report(ReportConfig(runs=(out,), out=location))
     return location

@@ -193,8 +193,9 @@ class _Job:
             if over:
                 raise
             raise ConflictError(f"{error}; or start over with --if-exists overwrite") from error
-        for location in (export_location(self.out, each) for each in self._exports_asked_for()):
-            if exists(location) and location not in self._own_exports():
+        own, asked_for = self._own_exports(), self.config.output.formats
+        for location in (export_location(self.out, each) for each in EXPORT_FILES if each in asked_for):
+            if location not in own and exists(location):
                 raise ConflictError(
                     f"{location} is there, and nothing says that raycap wrote it; move it away, or give another --out"
                 )
@@ -207,9 +208,6 @@ class _Job:
             return []
         recorded: list[Any] = record.get("config", {}).get("output", {}).get("formats", [])
         return recorded
-
-    def _exports_asked_for(self) -> list[str]:
-        return [each for each in EXPORT_FILES if each in self.config.output.formats]
 
     def _own_exports(self) -> list[str]:
         """Return where there are captions as one file that raycap wrote: a person may call his own `captions.csv`."""
